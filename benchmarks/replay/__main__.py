@@ -1,0 +1,5 @@
+import sys
+
+from benchmarks.replay.cli import main
+
+sys.exit(main())

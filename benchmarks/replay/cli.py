@@ -1,0 +1,155 @@
+"""`dualpath replay` and `dualpath replay compare`.
+
+Exit status: 0 all turns done (and, for compare, all outputs equal); 1 errors or differences;
+2 bad input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.replay import table
+from benchmarks.replay.generator import SHAPES
+from benchmarks.replay.midway import MidwayFailed
+from benchmarks.replay.plan import (
+    DriverOptions,
+    parse_gaps,
+    parse_goodput,
+    poisson_arrivals,
+)
+from benchmarks.replay.results import HTML_FILE
+from benchmarks.replay.runs import run_compare, run_replay
+from benchmarks.replay.scale import Filters
+from benchmarks.replay.sources import READERS
+from benchmarks.replay.tokens import TokenSpace, space_of_model
+from benchmarks.replay.workload import Workload, WorkloadOptions, load
+from dualpath_sglang.contract.errors import ConfigError, DualPathError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; never raises for bad input."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words[:1] == ["compare"]:
+            return _compare(_compare_parser().parse_args(words[1:]))
+        return _replay(_replay_parser().parse_args(words), words)
+    except MidwayFailed as error:
+        print(f"dualpath replay: stopped, nothing was written: {error}", file=sys.stderr)
+        return 1
+    except DualPathError as error:
+        field = f" ({error.field})" if error.field else ""
+        print(f"dualpath replay: {error.message}{field}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dualpath replay: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except SystemExit as error:  # argparse: 0 after --help, 2 after a usage error
+        return int(error.code or 0)
+
+
+def _replay(args: argparse.Namespace, words: list[str]) -> int:
+    workload = load(_workload_options(args))
+    options = _driver_options(args, workload)
+    space = _token_space(args)
+    goodput = parse_goodput(args.goodput) if args.goodput else None
+    command = ["dualpath", "replay", *words]
+    result = asyncio.run(
+        run_replay(workload, space, options, args.out, goodput=goodput, command=command)
+    )
+    print(f"{table.as_text(result)}\nreport: {args.out / HTML_FILE}")
+    return 1 if result["errors"] else 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    result = asyncio.run(run_compare(args.run, args.reference_url, args.concurrency))
+    print(f"{table.as_text(result)}\nreport: {args.run / HTML_FILE}")
+    return 0 if result["outputs_equal"] and not result["errors"] else 1
+
+
+def _workload_options(args: argparse.Namespace) -> WorkloadOptions:
+    filters = Filters(args.sessions, args.turns, args.min_turns, args.max_context)
+    return WorkloadOptions(args.trace, args.format, args.generate, args.seed, args.scale, filters)
+
+
+def _driver_options(args: argparse.Namespace, workload: Workload) -> DriverOptions:
+    arrivals = None
+    if args.rate is not None:
+        arrivals = tuple(poisson_arrivals(len(workload.sessions), args.rate, args.seed))
+    return DriverOptions(
+        url=args.url,
+        gaps=parse_gaps(args.gaps),
+        arrivals_s=arrivals,
+        concurrency=args.concurrency,
+        midway_turns=tuple(args.flush_after_turn),
+        turn_timeout_s=args.turn_timeout,
+    )
+
+
+def _token_space(args: argparse.Namespace) -> TokenSpace:
+    if (args.model_path is None) == (args.vocab_size is None):
+        raise ConfigError("give exactly one of --model-path and --vocab-size", field="model_path")
+    if args.model_path is not None:
+        return space_of_model(args.model_path)
+    return TokenSpace(args.vocab_size, frozenset(args.avoid_ids))
+
+
+def _replay_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dualpath replay",
+        description="Replay agent sessions against a router. See also: dualpath replay compare.",
+    )
+    parser.add_argument("--url", required=True, help="the router, http://host:port")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the report")
+    parser.add_argument("--model-path", type=Path, help="model folder: which token ids to use")
+    parser.add_argument("--vocab-size", type=int, help="instead: token ids below this number")
+    parser.add_argument("--avoid-ids", type=int, nargs="*", default=[], help="but none of these")
+    _add_workload(parser.add_argument_group("sessions"))
+    _add_driving(parser.add_argument_group("driving"))
+    return parser
+
+
+def _add_workload(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--trace", type=Path, help="a trace file, plain or .gz")
+    group.add_argument("--format", choices=["auto", *READERS], default="auto", help="of the trace")
+    group.add_argument("--generate", choices=list(SHAPES), help="sessions of the paper's shape")
+    group.add_argument("--seed", type=int, default=0, help="of generator and arrivals")
+    group.add_argument("--scale", type=float, default=1.0, help="token counts times this")
+    group.add_argument("--sessions", type=int, help="the first N (generator: 20)")
+    group.add_argument("--turns", type=int, help="only the first N turns of each session")
+    group.add_argument("--min-turns", type=int, default=1, help="drop sessions with fewer")
+    group.add_argument("--max-context", type=int, help="cut sessions where prompt+output exceed it")
+
+
+def _add_driving(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--rate", type=float, help="open loop: sessions per second, Poisson (default: all at once)"
+    )
+    group.add_argument("--concurrency", type=int, help="most sessions at a time")
+    group.add_argument("--gaps", default="zero", help="tool gaps: zero, recorded, or a factor")
+    group.add_argument(
+        "--goodput", nargs=2, metavar=("ttft:MS", "tpot:MS"), help="limits of a good turn"
+    )
+    group.add_argument(
+        "--flush-after-turn",
+        type=int,
+        action="append",
+        default=[],
+        metavar="T",
+        help="flush the engines' caches once every session has done T turns (repeatable)",
+    )
+    group.add_argument("--turn-timeout", type=float, default=600.0, help="seconds per turn")
+
+
+def _compare_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dualpath replay compare",
+        description="Compare a replay's outputs, token for token, with one plain SGLang engine.",
+    )
+    parser.add_argument("--run", required=True, type=Path, help="the --out folder of a replay")
+    parser.add_argument("--reference-url", required=True, help="the engine, http://host:port")
+    parser.add_argument("--concurrency", type=int, default=4, help="requests at a time")
+    return parser

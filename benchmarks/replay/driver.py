@@ -1,0 +1,247 @@
+"""Drives sessions against the router and records every turn.
+
+One task per session. A failed turn ends its session and is counted; nothing is retried and the
+other sessions go on. Every reply is checked against what was asked for, and at its end each
+session's whole history is read back and compared with the client's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import aiohttp
+
+from benchmarks.replay.checks import check_history, check_reply
+from benchmarks.replay.midway import Barriers
+from benchmarks.replay.plan import DriverOptions, Midway
+from benchmarks.replay.progress import Progress
+from benchmarks.replay.records import (
+    Failure,
+    Observed,
+    SessionRecord,
+    TurnRecord,
+    TurnTokens,
+)
+from benchmarks.replay.router import CallFailed, Router, Streamed
+from benchmarks.replay.tokens import TokenSource
+from benchmarks.replay.trace import Session, Turn
+from benchmarks.replay.turns import filled, prompt_digest, turn_body
+
+FLUSH_TRIES = 20
+FLUSH_PAUSE_S = 0.5
+
+
+async def replay(
+    sessions: Sequence[Session],
+    source: TokenSource,
+    options: DriverOptions,
+    progress: Progress,
+    midway: Midway | None = None,
+) -> Observed:
+    """Runs all sessions; the records come in the order of `sessions`.
+
+    `midway` is awaited at each of `options.midway_turns`; None means that the router is asked to
+    flush its engines' caches. If it raises, the other sessions are cancelled and MidwayFailed
+    leaves this function.
+    """
+    timeout = aiohttp.ClientTimeout(total=options.turn_timeout_s)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        run = _Run(Router(http, options.url), source, options, progress, len(sessions), midway)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for index, session in enumerate(sessions):
+                    tasks.create_task(run.session(index, session))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+    return run.observed()
+
+
+@dataclass
+class _Log:
+    """One session while it runs; `history` is the client's own copy of the context."""
+
+    name: str
+    history: list[int] = field(default_factory=list)
+    turns: list[TurnRecord] = field(default_factory=list)
+    tokens: list[TurnTokens] = field(default_factory=list)
+    record: SessionRecord | None = None
+
+
+class _Run:
+    def __init__(
+        self,
+        router: Router,
+        source: TokenSource,
+        options: DriverOptions,
+        progress: Progress,
+        count: int,
+        midway: Midway | None,
+    ) -> None:
+        self._router = router
+        self._source = source
+        self._options = options
+        self._progress = progress
+        self._midway = midway or self._flush
+        self._barriers = Barriers(count, options.midway_turns, self._stop_midway)
+        limit = options.concurrency
+        self._slots = asyncio.Semaphore(limit) if limit is not None else None
+        self._logs: list[_Log | None] = [None] * count
+        self._seen = Observed()
+        self._start = time.perf_counter()
+
+    def observed(self) -> Observed:
+        self._seen.wall_s = self._now()
+        for log in self._logs:
+            if log is not None and log.record is not None:
+                self._seen.turns += log.turns
+                self._seen.tokens += log.tokens
+                self._seen.sessions.append(log.record)
+        return self._seen
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._start
+
+    # -- sessions ------------------------------------------------------------------------------
+
+    async def session(self, index: int, session: Session) -> None:
+        arrivals = self._options.arrivals_s
+        if arrivals is not None:
+            await asyncio.sleep(max(0.0, arrivals[index] - self._now()))
+        arrival = self._now()
+        log = self._logs[index] = _Log(session.sid)
+        async with self._slot():
+            if arrivals is None:
+                arrival = self._now()
+            failure = await self._drive(index, session, log)
+            end = self._now()
+        log.record = SessionRecord(
+            session=session.sid,
+            dataset=session.dataset,
+            planned_turns=len(session.turns),
+            completed_turns=len(log.tokens),
+            arrival_s=arrival,
+            end_s=end,
+            jct_s=None if failure else end - arrival,
+            error=failure,
+        )
+        self._progress.session_ended(len(session.turns) - len(log.turns))
+        await self._barriers.leave(index)
+
+    async def _drive(self, index: int, session: Session, log: _Log) -> Failure | None:
+        """All turns of one session; the failure that ended it, if any."""
+        try:
+            session_id = await self._router.create(
+                {"dataset": session.dataset, "trace_session": session.sid}
+            )
+        except CallFailed as error:
+            return error.failure
+        try:
+            await self._turns(index, session, session_id, log)
+            check_history(await self._router.history(session_id), log.history)
+        except CallFailed as error:
+            return error.failure
+        finally:
+            await self._forget(session_id)
+        return None
+
+    async def _turns(self, index: int, session: Session, session_id: str, log: _Log) -> None:
+        appended = self._source.appended(session)
+        for number, turn in enumerate(session.turns):
+            gap = self._options.gaps.before(number, turn.gap_s)
+            if gap:
+                await asyncio.sleep(gap)
+            await self._turn(session_id, number, turn, gap, appended[number], log)
+            if self._barriers.stops_after(number + 1):
+                async with self._slot_given_back():
+                    await self._barriers.wait(index, number + 1)
+
+    async def _forget(self, session_id: str) -> None:
+        try:
+            await self._router.delete(session_id)
+        except CallFailed as error:
+            self._seen.warnings.append(f"session {session_id} was not deleted: {error}")
+
+    # -- turns ---------------------------------------------------------------------------------
+
+    async def _turn(
+        self, session_id: str, number: int, turn: Turn, gap: float, append: list[int], log: _Log
+    ) -> None:
+        """Sends one turn and records it. Raises CallFailed after recording a failure."""
+        prompt = log.history[: turn.keep] + append
+        record = TurnRecord(
+            session=log.name,
+            turn=number,
+            keep=turn.keep,
+            append=turn.append,
+            out=turn.out,
+            started_s=self._now(),
+            gap_s=gap,
+        )
+        body = turn_body(number, turn, append, rewrites=turn.keep < len(log.history))
+        try:
+            streamed = await self._router.turn(session_id, body)
+            log.turns.append(_checked(record, streamed, len(prompt)))
+        except CallFailed as error:
+            passed = (self._now() - record.started_s) * 1e3
+            log.turns.append(replace(record, e2e_ms=passed, error=error.failure))
+            self._progress.turn_ended(None)
+            raise
+        digest = prompt_digest(prompt)
+        output = streamed.token_ids
+        log.tokens.append(
+            TurnTokens(log.name, number, turn.keep, append, output, len(prompt), digest)
+        )
+        log.history = prompt + output
+        self._progress.turn_ended(log.turns[-1].ttft_ms)
+
+    # -- midway and slots ----------------------------------------------------------------------
+
+    async def _stop_midway(self, turn: int) -> None:
+        began = self._now()
+        await self._midway(turn)
+        self._seen.midway.append({"after_turn": turn, "at_s": began, "took_s": self._now() - began})
+
+    async def _flush(self, turn: int) -> None:
+        """An engine refuses while it still writes back KV of finished requests: ask again."""
+        for attempt in range(FLUSH_TRIES):
+            try:
+                await self._router.flush()
+                return
+            except CallFailed:
+                if attempt == FLUSH_TRIES - 1:
+                    raise
+            await asyncio.sleep(FLUSH_PAUSE_S)
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        if self._slots is None:
+            yield
+            return
+        async with self._slots:
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _slot_given_back(self) -> AsyncIterator[None]:
+        """Sessions that wait for others must not hold the slots that those others need."""
+        if self._slots is None:
+            yield
+            return
+        self._slots.release()
+        try:
+            yield
+        finally:
+            await self._slots.acquire()
+
+
+def _checked(record: TurnRecord, streamed: Streamed, prompt_tokens: int) -> TurnRecord:
+    """The filled record. Raises CallFailed when the reply is not what was asked for."""
+    try:
+        check_reply(streamed, record.turn, prompt_tokens, record.out)
+        return filled(record, streamed)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CallFailed("bad_reply", f"`turn.done`: {type(error).__name__} {error}") from error

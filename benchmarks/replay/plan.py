@@ -1,0 +1,91 @@
+"""How sessions are driven: when they arrive, how long their tools take, when to stop midway."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from dualpath_sglang.contract.errors import ConfigError
+
+Midway = Callable[[int], Awaitable[None]]
+"""Called once with t when every session has finished its first t turns (or has ended)."""
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """The pause before each turn but the first: recorded seconds times `factor` (0: none)."""
+
+    factor: float = 0.0
+
+    def before(self, turn: int, recorded_s: float | None) -> float:
+        return 0.0 if turn == 0 or recorded_s is None else recorded_s * self.factor
+
+
+def parse_gaps(text: str) -> Gaps:
+    """`zero`, `recorded`, or a factor of at least 0. Raises ConfigError."""
+    named = {"zero": 0.0, "0": 0.0, "recorded": 1.0}
+    try:
+        factor = named[text] if text in named else float(text)
+    except ValueError:
+        factor = math.nan
+    if not (math.isfinite(factor) and factor >= 0):
+        raise ConfigError(f"gaps must be zero, recorded or a factor, not {text!r}", field="gaps")
+    return Gaps(factor)
+
+
+@dataclass(frozen=True)
+class Goodput:
+    """Limits of a good turn, in milliseconds."""
+
+    ttft_ms: float
+    tpot_ms: float
+
+
+def parse_goodput(words: list[str]) -> Goodput:
+    """`["ttft:4000", "tpot:50"]` as SGLang's and AIPerf's benchmarks write it (ms)."""
+    limits: dict[str, float] = {}
+    for word in words:
+        name, _, value = word.partition(":")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            limits[name] = math.nan
+    good = set(limits) == {"ttft", "tpot"} and all(value > 0 for value in limits.values())
+    if not good:
+        raise ConfigError("goodput must be ttft:MS tpot:MS, both above 0", field="goodput")
+    return Goodput(limits["ttft"], limits["tpot"])
+
+
+def poisson_arrivals(count: int, rate_per_s: float, seed: int) -> list[float]:
+    """Arrival times in seconds of a Poisson process: the same for the same arguments."""
+    if not (math.isfinite(rate_per_s) and rate_per_s > 0):
+        raise ConfigError(f"rate must be above 0 sessions/s, not {rate_per_s!r}", field="rate")
+    rng = random.Random(f"dualpath-replay/arrivals/{seed}")
+    times, now = [], 0.0
+    for _ in range(count):
+        now += rng.expovariate(rate_per_s)
+        times.append(now)
+    return times
+
+
+@dataclass(frozen=True)
+class DriverOptions:
+    """`arrivals_s` None: all sessions are there at once. `concurrency` None: no limit on the
+    sessions that run at a time. `turn_timeout_s`: the client gives a turn up after that."""
+
+    url: str
+    gaps: Gaps = field(default_factory=Gaps)
+    arrivals_s: tuple[float, ...] | None = None
+    concurrency: int | None = None
+    midway_turns: tuple[int, ...] = ()
+    turn_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ConfigError(f"url must be http://host:port, not {self.url!r}", field="url")
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ConfigError("concurrency must be at least 1", field="concurrency")
+        if any(turn < 1 for turn in self.midway_turns):
+            raise ConfigError("flush-after-turn must be at least 1", field="flush_after_turn")

@@ -1,0 +1,88 @@
+"""What a replay observed. Times in milliseconds (`_ms`) or seconds since its start (`_s`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+TIERS = ("device", "host", "storage")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a turn (or a session outside of its turns) failed, and the HTTP status if any."""
+
+    kind: str
+    message: str
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class TurnRecord:
+    """One turn that was sent.
+
+    ttft: from sending to the first token. ttst: from the first token to the second.
+    tpot: mean time per token after the first, (last - first) / (tokens - 1). The last two are
+    None with fewer than two tokens; tokens in one event have one time.
+    prefill and decode: tokens by tier on P and on D (None: that engine did not report).
+    """
+
+    session: str
+    turn: int
+    keep: int
+    append: int
+    out: int
+    started_s: float
+    gap_s: float
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    ttft_ms: float | None = None
+    ttst_ms: float | None = None
+    tpot_ms: float | None = None
+    e2e_ms: float | None = None
+    queued_ms: float | None = None
+    prefill: dict[str, int] | None = None
+    decode: dict[str, int] | None = None
+    engines: dict[str, str] | None = None
+    split: int | None = None
+    reason: str | None = None
+    error: Failure | None = None
+
+
+@dataclass(frozen=True)
+class TurnTokens:
+    """The exact ids of one finished turn: prompt = context[:keep] + append."""
+
+    session: str
+    turn: int
+    keep: int
+    append: list[int]
+    output: list[int]
+    prompt_tokens: int
+    prompt_sha256: str
+
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """One trajectory. jct_s: from its arrival to the end of its last turn (None: it failed)."""
+
+    session: str
+    dataset: str
+    planned_turns: int
+    completed_turns: int
+    arrival_s: float
+    end_s: float
+    jct_s: float | None
+    error: Failure | None = None
+
+
+@dataclass
+class Observed:
+    """Everything of one run; filled by the driver only."""
+
+    turns: list[TurnRecord] = field(default_factory=list)
+    tokens: list[TurnTokens] = field(default_factory=list)
+    sessions: list[SessionRecord] = field(default_factory=list)
+    midway: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    wall_s: float = 0.0

@@ -1,0 +1,74 @@
+"""A whole replay, and a whole comparison, with their files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.replay.compare import apply, compare
+from benchmarks.replay.driver import replay
+from benchmarks.replay.html_report import write_html
+from benchmarks.replay.plan import DriverOptions, Goodput, Midway
+from benchmarks.replay.progress import Progress
+from benchmarks.replay.records import TurnTokens
+from benchmarks.replay.results import (
+    build,
+    read_result,
+    read_tokens,
+    write_result,
+    write_tokens,
+)
+from benchmarks.replay.tokens import TokenSource, TokenSpace
+from benchmarks.replay.workload import Workload
+
+
+async def run_replay(
+    workload: Workload,
+    space: TokenSpace,
+    options: DriverOptions,
+    out: Path,
+    goodput: Goodput | None = None,
+    midway: Midway | None = None,
+    command: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Replays, writes report.json, report.html and tokens.jsonl into `out`, returns the result.
+
+    Raises MidwayFailed when the action at a midway stop fails; failed turns do not raise.
+    """
+    with Progress("replay", workload.turns) as progress:
+        source = TokenSource(space)
+        seen = await replay(workload.sessions, source, options, progress, midway)
+    driving = {
+        "url": options.url,
+        "mode": "offline" if options.arrivals_s is None else "open-loop",
+        "arrivals_s": None if options.arrivals_s is None else list(options.arrivals_s),
+        "concurrency": options.concurrency,
+        "gap_factor": options.gaps.factor,
+        "midway_turns": list(options.midway_turns),
+        "vocab_size": space.vocab_size,
+        "avoided_ids": len(space.avoid),
+    }
+    shown = command or sys.argv
+    result = build(seen, workload.describe(), driving, goodput, shown)
+    _save(out, result, seen.tokens)
+    return result
+
+
+def _save(out: Path, result: dict[str, Any], tokens: Sequence[TurnTokens]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_tokens(out, tokens)
+    write_result(out, result)
+    write_html(out, result)
+
+
+async def run_compare(run: Path, reference_url: str, concurrency: int = 4) -> dict[str, Any]:
+    """Compares a finished run with one plain engine; rewrites its report.json and report.html."""
+    result, tokens = read_result(run), read_tokens(run)
+    with Progress("compare", len(tokens)) as progress:
+        comparison = await compare(tokens, result["turns"], reference_url, progress, concurrency)
+    result = apply(result, comparison)
+    write_result(run, result)
+    write_html(run, result)
+    return result

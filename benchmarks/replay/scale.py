@@ -1,0 +1,94 @@
+"""Token counts times a factor, and the filters that choose sessions and turns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from benchmarks.replay.trace import Session, TraceError, Turn
+from dualpath_sglang.contract.errors import ConfigError
+
+MAX_REJECTED_IN_A_ROW = 10_000
+
+
+def scale(session: Session, factor: float) -> Session:
+    """Sizes times `factor` by the rules of `traj/1`.
+
+    append and out become max(1, round(x * factor)). keep stays "the whole context" where it was;
+    where the client rewrote its context it becomes round(keep * factor), at most the context.
+    The same goes for out_kept against out. `round` is Python's (halves to even). A recorded
+    out of 0 still generates one token, which the client does not keep.
+    """
+    if not (math.isfinite(factor) and factor > 0):
+        raise ConfigError(f"scale must be a number above 0, not {factor!r}", field="scale")
+    turns: list[Turn] = []
+    recorded_context = context = 0
+    for turn in session.turns:
+        whole = turn.keep == recorded_context
+        keep = context if whole else min(context, round(turn.keep * factor))
+        append = max(1, round(turn.append * factor))
+        out = max(1, round(turn.out * factor))
+        all_kept = turn.out_kept == turn.out and turn.out > 0
+        out_kept = out if all_kept else min(out, round(turn.out_kept * factor))
+        turns.append(replace(turn, keep=keep, append=append, out=out, out_kept=out_kept))
+        recorded_context, context = turn.context, turns[-1].context
+    block = None if session.block is None else max(1, round(session.block * factor))
+    return replace(session, turns=tuple(turns), block=block)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What to take of the (scaled) sessions; None means no limit.
+
+    `max_context` is the most prompt plus output tokens of a turn: a session is cut before the
+    first turn that exceeds it. `turns` keeps the first so many. Sessions left with fewer than
+    `min_turns` are dropped; the first `sessions` of the rest are taken.
+    """
+
+    sessions: int | None = None
+    turns: int | None = None
+    min_turns: int = 1
+    max_context: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("sessions", "turns", "min_turns", "max_context"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}", field=name)
+
+
+def cut(session: Session, filters: Filters) -> Session | None:
+    """The session's first turns that pass, or None when too few are left."""
+    turns = list(session.turns[: filters.turns])
+    if filters.max_context is not None:
+        fits = [turn.prompt + turn.out <= filters.max_context for turn in turns]
+        turns = turns[: fits.index(False)] if False in fits else turns
+    if len(turns) < filters.min_turns:
+        return None
+    return replace(session, turns=tuple(turns))
+
+
+def select(sessions: Iterable[Session], factor: float, filters: Filters) -> Iterator[Session]:
+    """Scaled and filtered sessions, lazily, so that an endless source is fine.
+
+    Raises TraceError when nothing passes (or nothing for a very long time).
+    """
+    taken = rejected = 0
+    for session in sessions:
+        kept = cut(scale(session, factor), filters)
+        if kept is None:
+            rejected += 1
+            if rejected > MAX_REJECTED_IN_A_ROW:
+                break
+            continue
+        rejected = 0
+        taken += 1
+        yield kept
+        if taken == filters.sessions:
+            return
+    if taken == 0:
+        raise TraceError(
+            "no session passes: relax --min-turns or --max-context, or lower --scale",
+            field="sessions",
+        )

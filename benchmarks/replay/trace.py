@@ -1,0 +1,105 @@
+"""What a recorded or generated session is, whatever file it came from.
+
+Every format module (`traj1`, `mooncake`, `generator`) makes these values and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dualpath_sglang.contract.errors import ConfigError
+
+
+class TraceError(ConfigError):
+    """A trace file is not what its format says. The message starts with `file:line: field:`."""
+
+    kind = "trace_error"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One model call. All sizes in tokens.
+
+    The prompt is the first `keep` tokens of the context plus `append` new ones; exactly `out`
+    tokens are generated, of which the client keeps the first `out_kept`.
+    `gap_s` is the recorded pause before the turn (None: not recorded).
+    `hash_keep` and `hash_add` name the prompt's content in blocks: the first `hash_keep` ids of
+    the turn before, then runs of (first id, count); `hash_add` is None where there are no ids.
+    """
+
+    keep: int
+    append: int
+    out: int
+    out_kept: int
+    gap_s: float | None = None
+    hash_keep: int = 0
+    hash_add: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def prompt(self) -> int:
+        return self.keep + self.append
+
+    @property
+    def context(self) -> int:
+        """Tokens of context that the client still has after the turn."""
+        return self.prompt + self.out_kept
+
+
+@dataclass(frozen=True)
+class Session:
+    """An append chain: turns one after the other. `block` is in tokens."""
+
+    dataset: str
+    sid: str
+    turns: tuple[Turn, ...]
+    block: int | None = None
+    hash_scope: str | None = None
+
+
+class Fields:
+    """Reads the fields of one JSON object strictly; every failure says file, line and field."""
+
+    def __init__(self, obj: Any, where: str, prefix: str = "") -> None:
+        self.where = where
+        self.prefix = prefix
+        if not isinstance(obj, dict):
+            raise TraceError(f"{where}: {prefix or 'row'}: must be a JSON object", field=prefix)
+        self.obj: dict[str, Any] = obj
+
+    def fail(self, name: str, problem: str) -> TraceError:
+        field = f"{self.prefix}.{name}" if self.prefix else name
+        return TraceError(f"{self.where}: {field}: {problem}", field=field)
+
+    def get(self, name: str) -> Any:
+        if name not in self.obj:
+            raise self.fail(name, "is missing")
+        return self.obj[name]
+
+    def integer(self, name: str, minimum: int = 0) -> int:
+        value = self.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise self.fail(name, f"must be an integer of at least {minimum}, not {value!r}")
+        return value
+
+    def text(self, name: str) -> str:
+        value = self.get(name)
+        if not isinstance(value, str) or not value:
+            raise self.fail(name, f"must be a non-empty string, not {value!r}")
+        return value
+
+    def seconds(self, name: str) -> float | None:
+        value = self.get(name)
+        if value is None:
+            return None
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0:
+            raise self.fail(name, f"must be null or seconds of at least 0, not {value!r}")
+        return float(value)
+
+    def rows(self, name: str, minimum: int = 0) -> list[Any]:
+        value = self.get(name)
+        if not isinstance(value, list) or len(value) < minimum:
+            raise self.fail(name, f"must be a list of at least {minimum} entries")
+        return value

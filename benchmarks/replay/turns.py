@@ -1,0 +1,75 @@
+"""One turn: its request body, its record, the digest of its prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.replay.records import TIERS, TurnRecord
+from benchmarks.replay.router import Streamed
+from benchmarks.replay.trace import Turn
+
+
+def prompt_digest(token_ids: Sequence[int]) -> str:
+    """SHA-256 of the ids as little-endian 32-bit integers."""
+    packed = array("i", token_ids)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return hashlib.sha256(packed.tobytes()).hexdigest()
+
+
+def greedy(out: int) -> dict[str, Any]:
+    """Sampling parameters (SGLang's names) for exactly `out` most likely tokens."""
+    return {
+        "max_new_tokens": out,
+        "min_new_tokens": out,
+        "ignore_eos": True,
+        "temperature": 0.0,
+    }
+
+
+def turn_body(number: int, turn: Turn, append: list[int], rewrites: bool) -> dict[str, Any]:
+    """Greedy, exactly `out` tokens; refused by the router if it is not turn `number`."""
+    body: dict[str, Any] = {
+        "token_ids": append,
+        "if_turn": number,
+        "stream": True,
+        "sampling": greedy(turn.out),
+    }
+    if rewrites:
+        body["keep"] = turn.keep
+    return body
+
+
+def filled(record: TurnRecord, streamed: Streamed) -> TurnRecord:
+    """The record with what the stream and its last event say."""
+    done, times = streamed.done, streamed.times
+    usage, placement = done.get("usage") or {}, done.get("placement") or {}
+    timing = done.get("timing") or {}
+    many = len(times) > 1
+    queued = timing.get("queued_s")
+    return replace(
+        record,
+        prompt_tokens=done["prompt_tokens"],
+        output_tokens=len(times),
+        ttft_ms=(times[0] - streamed.sent) * 1e3,
+        ttst_ms=(times[1] - times[0]) * 1e3 if many else None,
+        tpot_ms=(times[-1] - times[0]) * 1e3 / (len(times) - 1) if many else None,
+        e2e_ms=(streamed.ended - streamed.sent) * 1e3,
+        queued_ms=None if queued is None else queued * 1e3,
+        prefill=_counts(usage.get("prefill"), (*TIERS, "computed")),
+        decode=_counts(usage.get("decode"), TIERS),
+        engines={"prefill": placement["prefill"], "decode": placement["decode"]}
+        if {"prefill", "decode"} <= placement.keys()
+        else None,
+        split=placement.get("split"),
+        reason=placement.get("reason"),
+    )
+
+
+def _counts(reported: dict[str, Any] | None, names: tuple[str, ...]) -> dict[str, int] | None:
+    return None if reported is None else {name: int(reported[name]) for name in names}

@@ -1,0 +1,81 @@
+"""What is replayed: chosen, scaled sessions and how to describe them in a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks.replay.scale import Filters, select
+from benchmarks.replay.sources import open_generator, open_trace
+from benchmarks.replay.trace import Session
+from dualpath_sglang.contract.errors import ConfigError
+
+GENERATED_SESSIONS = 20
+
+
+@dataclass(frozen=True)
+class WorkloadOptions:
+    """Exactly one of `trace` (a file) and `generate` (32k, 48k, 64k)."""
+
+    trace: Path | None = None
+    form: str = "auto"
+    generate: str | None = None
+    seed: int = 0
+    scale: float = 1.0
+    filters: Filters = field(default_factory=Filters)
+
+
+@dataclass(frozen=True)
+class Workload:
+    sessions: tuple[Session, ...]
+    options: WorkloadOptions
+
+    @property
+    def turns(self) -> int:
+        return sum(len(session.turns) for session in self.sessions)
+
+    def describe(self) -> dict[str, Any]:
+        """The `workload` block of a result: enough to make the same sessions again."""
+        options, filters = self.options, self.options.filters
+        turns = [turn for session in self.sessions for turn in session.turns]
+        later = [(s, i) for s in self.sessions for i in range(1, len(s.turns))]
+        prompt = sum(turn.prompt for turn in turns)
+        return {
+            "source": options.trace.name if options.trace else f"generator:{options.generate}",
+            "dataset": self.sessions[0].dataset,
+            "seed": options.seed,
+            "scale": options.scale,
+            "filters": {
+                "sessions": filters.sessions,
+                "turns": filters.turns,
+                "min_turns": filters.min_turns,
+                "max_context": filters.max_context,
+            },
+            "sessions": len(self.sessions),
+            "turns": len(turns),
+            "prompt_tokens": prompt,
+            "append_tokens": sum(turn.append for turn in turns),
+            "output_tokens": sum(turn.out for turn in turns),
+            "longest_context": max(turn.prompt + turn.out for turn in turns),
+            "reusable_fraction": round(1 - sum(turn.append for turn in turns) / prompt, 6),
+            "rewrites": sum(s.turns[i].keep < s.turns[i - 1].context for s, i in later),
+            "gaps_unknown": sum(s.turns[i].gap_s is None for s, i in later),
+        }
+
+
+def load(options: WorkloadOptions) -> Workload:
+    """Reads or generates, scales and filters. Raises TraceError or ConfigError."""
+    if (options.trace is None) == (options.generate is None):
+        raise ConfigError("give exactly one of --trace and --generate", field="trace")
+    source: Iterator[Session]
+    if options.trace is not None:
+        source = open_trace(options.trace, options.form)
+        sessions = select(source, options.scale, options.filters)
+    else:
+        source = open_generator(str(options.generate), options.seed)
+        count = options.filters.sessions or GENERATED_SESSIONS
+        sessions = islice(select(source, options.scale, options.filters), count)
+    return Workload(tuple(sessions), options)
