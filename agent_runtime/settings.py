@@ -86,7 +86,8 @@ def override(config: T, leaf: Setting, text: str, where: str) -> T:
     """`config` with one leaf replaced by a value written as text."""
     value = _decode(leaf.type, _from_text(leaf.type, text), leaf.path, where)
     _check_minimum(value, leaf.at_least, leaf.path, where)
-    return _replace(config, leaf.path.split("."), value)
+    replaced: T = _replace(config, leaf.path.split("."), value)
+    return replaced
 
 
 def read_yaml(file: str | Path) -> Any:
@@ -120,7 +121,8 @@ def to_tree(config: Any) -> Any:
 
 
 def dump_yaml(config: Any) -> str:
-    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+    return text
 
 
 # --- decoding -----------------------------------------------------------------------------
@@ -297,7 +299,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is written twice", key_node.start_mark

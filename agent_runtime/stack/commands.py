@@ -1,0 +1,167 @@
+"""Command lines and environments of the components. Pure: values in, values out.
+
+Flag names are those of SGLang 0.5.21 (`srt/arg_groups/fields`) and mooncake_master 0.3.13.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent_runtime.config import EngineGroup, Scalar, StackConfig
+
+Flags = dict[str, Scalar]
+Argv = tuple[str, ...]
+PY = sys.executable
+
+
+@dataclass(frozen=True)
+class Programs:
+    """How each kind of component is called; tests put stubs here."""
+
+    master: Argv = ("mooncake_master",)
+    store: Argv = (PY, "-m", "dualpath_sglang.store_node")
+    engine: Argv = (PY, "-m", "dualpath_sglang.launch")
+    renderer: Argv = (PY, "-m", "dualpath_sglang.renderer")
+    router: Argv = (PY, "-m", "agent_runtime.serve")
+
+
+@dataclass(frozen=True)
+class EnginePorts:
+    """Ports of one engine. `bootstrap` is 0 unless it is a prefill engine."""
+
+    http: int
+    nccl: int
+    bootstrap: int = 0
+
+
+def model_name(config: StackConfig) -> str:
+    return config.model.served_name or Path(config.model.path).resolve().name
+
+
+def engine_flags(config: StackConfig, group: EngineGroup, ports: EnginePorts) -> Flags:
+    """All SGLang flags of one engine. The group's own flags come last and win."""
+    flags = _base_flags(config, ports)
+    if group.role != "plain":
+        flags |= _pd_flags(config, group, ports) | _cache_flags(config)
+        if config.store.enabled:
+            flags |= _store_flags(config)
+    if config.cpu:
+        flags |= {
+            "device": "cpu",
+            "attention-backend": "torch_native",
+            "disable-overlap-schedule": True,
+        }
+    return flags | {key.replace("_", "-"): value for key, value in group.flags.items()}
+
+
+def engine_env(config: StackConfig, group: EngineGroup, master: str) -> dict[str, str]:
+    """Environment of one engine; `master` is host:port of the store's master or empty."""
+    env = {"SGLANG_HOST_IP": config.host}
+    if config.cpu:
+        env |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": str(config.cpu_threads)}
+    if config.store.protocol == "tcp":
+        env["MC_FORCE_TCP"] = "1"
+    if master and group.role != "plain":
+        env |= {
+            "MOONCAKE_MASTER": master,
+            "MOONCAKE_PROTOCOL": config.store.protocol,
+            "MOONCAKE_DEVICE": config.store.device_name,
+            "MOONCAKE_TE_META_DATA_SERVER": "P2PHANDSHAKE",
+            "MOONCAKE_LOCAL_HOSTNAME": config.host,
+            # Engines own no store memory: the storage node does.
+            "MOONCAKE_GLOBAL_SEGMENT_SIZE": "0",
+        }
+    return env | dict(group.env)
+
+
+def master_flags(config: StackConfig, rpc_port: int, metrics_port: int) -> Flags:
+    flags: Flags = {
+        "rpc_port": rpc_port,
+        "metrics_port": metrics_port,
+        "rpc_address": config.host,
+    }
+    return flags | dict(config.store.master_flags)
+
+
+def store_argv(config: StackConfig, programs: Programs, master: str) -> Argv:
+    argv = (*programs.store, "--master", master, "--host", config.host)
+    argv += ("--segment-bytes", str(config.store.segment_bytes))
+    argv += ("--protocol", config.store.protocol)
+    if config.store.device_name:
+        argv += ("--device-name", config.store.device_name)
+    return argv
+
+
+def to_argv(flags: Mapping[str, Scalar], *, equals: bool = False) -> Argv:
+    """Flags as words: True is a bare flag, False leaves it out; `equals` writes --key=value."""
+    words: list[str] = []
+    for key, value in flags.items():
+        if equals:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            words.append(f"--{key}={text}")
+        elif value is True:
+            words.append(f"--{key}")
+        elif value is not False:
+            words += [f"--{key}", str(value)]
+    return tuple(words)
+
+
+def _base_flags(config: StackConfig, ports: EnginePorts) -> Flags:
+    flags: Flags = {
+        "model-path": config.model.path,
+        "served-model-name": model_name(config),
+        "host": config.host,
+        "port": ports.http,
+        # Chosen here, with all others: two engines that start together would race for one.
+        "nccl-port": ports.nccl,
+        "page-size": config.page_size,
+        "random-seed": config.seed,
+        "enable-metrics": True,
+        "enable-cache-report": True,
+        "incremental-streaming-output": True,
+        "skip-server-warmup": True,
+    }
+    if config.kv_tokens:
+        flags["max-total-tokens"] = config.kv_tokens
+    if config.context_length:
+        flags["context-length"] = config.context_length
+    if config.dtype:
+        flags["dtype"] = config.dtype
+    return flags
+
+
+def _pd_flags(config: StackConfig, group: EngineGroup, ports: EnginePorts) -> Flags:
+    flags: Flags = {
+        "disaggregation-mode": group.role,
+        "disaggregation-transfer-backend": "mooncake",
+    }
+    if group.role == "prefill":
+        flags["disaggregation-bootstrap-port"] = ports.bootstrap
+    else:
+        flags["disaggregation-decode-enable-radix-cache"] = True
+    if config.store.device_name:
+        flags["disaggregation-ib-device"] = config.store.device_name
+    return flags
+
+
+def _cache_flags(config: StackConfig) -> Flags:
+    return {
+        "enable-hierarchical-cache": True,
+        "hicache-ratio": config.hicache_ratio,
+        "hicache-io-backend": "direct",
+        "hicache-mem-layout": "page_first_direct",
+        "hicache-write-policy": "write_through",
+    }
+
+
+def _store_flags(config: StackConfig) -> Flags:
+    threshold = config.store.prefetch_threshold or config.page_size
+    return {
+        "hicache-storage-backend": "mooncake",
+        "hicache-storage-prefetch-policy": config.prefetch_policy,
+        "hicache-storage-backend-extra-config": json.dumps({"prefetch_threshold": threshold}),
+    }

@@ -1,0 +1,232 @@
+"""From settings to components. Pure: no file, process or socket is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agent_runtime.config import EngineEndpoint, ExitPolicy, StackConfig
+from agent_runtime.settings import dump_yaml
+from agent_runtime.stack import commands
+from agent_runtime.stack.commands import EnginePorts, Programs
+from agent_runtime.stack.component import Component, HttpReady, Layout, LineReady, PortReady
+from agent_runtime.stack.names import NamedEngine, named_engines
+from agent_runtime.stack.ports import PortRequest
+from agent_runtime.stack.validate import validate
+
+DEFAULT_BOOTSTRAP_PORT = 8998
+"""SGLang's own, for prefill engines started elsewhere."""
+
+
+def port_requests(config: StackConfig) -> Iterator[PortRequest]:
+    """Every port the stack has to hold, with the setting that may fix it."""
+    if _starts_master(config):
+        yield PortRequest("master", "store.master_port", config.store.master_port)
+        yield PortRequest("metrics", "store.metrics_port", config.store.metrics_port)
+    for engine in named_engines(config):
+        group = engine.group
+        if group.url:
+            continue
+        http = group.port + engine.index if group.port else 0
+        yield PortRequest(f"{engine.name}.http", f"{engine.where}.port", http)
+        yield PortRequest(f"{engine.name}.nccl", f"{engine.where}.flags.nccl-port")
+        if group.role == "prefill":
+            wanted = group.bootstrap_port + engine.index if group.bootstrap_port else 0
+            setting = f"{engine.where}.bootstrap_port"
+            yield PortRequest(f"{engine.name}.bootstrap", setting, wanted)
+    if config.start_router:
+        yield PortRequest("router", "router.port", config.router.port)
+
+
+def build(
+    config: StackConfig,
+    ports: Mapping[str, int],
+    run_dir: Path,
+    socket_dir: Path,
+    programs: Programs,
+) -> Layout:
+    """The components of a stack. `ports` answers `port_requests`; `socket_dir` is short, because
+    the path of a unix socket may have 107 bytes only."""
+    validate(config)
+    parts = _store_components(config, ports, programs)
+    master = config.store.master_url or (
+        f"{config.host}:{ports['master']}" if _starts_master(config) else ""
+    )
+    needs = tuple(part.name for part in parts)
+    endpoints = []
+    for engine in named_engines(config):
+        after = () if engine.group.role == "plain" else needs
+        parts.append(_engine(config, engine, ports, master, after, programs))
+        if engine.group.role != "plain":
+            endpoints.append(_endpoint(config, engine, ports))
+    files: dict[Path, str] = {}
+    router_url = ""
+    if config.start_router:
+        router = _router(config, ports, run_dir, programs)
+        router_url = router.url
+        parts.append(router)
+        text = _router_yaml(config, ports, endpoints, run_dir, socket_dir)
+        files[run_dir / "router.yaml"] = text
+        if config.start_renderer:
+            parts.append(_renderer(config, socket_dir, programs))
+    parts = [dataclasses.replace(p, start_timeout_s=config.start_timeout_s) for p in parts]
+    parts = [dataclasses.replace(p, grace_s=config.stop_grace_s) for p in parts]
+    return Layout(tuple(parts), tuple(endpoints), files, router_url)
+
+
+# --- the store ----------------------------------------------------------------------------
+
+
+def _starts_master(config: StackConfig) -> bool:
+    shared = any(e.group.role != "plain" for e in named_engines(config))
+    return config.store.enabled and not config.store.master_url and shared
+
+
+def _store_components(
+    config: StackConfig, ports: Mapping[str, int], programs: Programs
+) -> list[Component]:
+    parts = []
+    master = config.store.master_url
+    if _starts_master(config):
+        rpc, metrics = ports["master"], ports["metrics"]
+        flags = commands.to_argv(commands.master_flags(config, rpc, metrics), equals=True)
+        master = f"{config.host}:{rpc}"
+        parts.append(
+            Component(
+                name="master",
+                kind="master",
+                command=(*programs.master, *flags),
+                ready=PortReady(config.host, rpc),
+                on_exit=config.on_child_exit.master,
+                url=master,
+                ports={"rpc": rpc, "metrics": metrics},
+            )
+        )
+    if config.store.enabled and master and config.store.segment_bytes:
+        parts.append(
+            Component(
+                name="store",
+                kind="store",
+                command=commands.store_argv(config, programs, master),
+                ready=LineReady(),
+                env={"MC_FORCE_TCP": "1"} if config.store.protocol == "tcp" else {},
+                after=tuple(p.name for p in parts),
+                on_exit=config.on_child_exit.store,
+            )
+        )
+    return parts
+
+
+# --- engines ------------------------------------------------------------------------------
+
+
+def _engine(
+    config: StackConfig,
+    engine: NamedEngine,
+    ports: Mapping[str, int],
+    master: str,
+    after: tuple[str, ...],
+    programs: Programs,
+) -> Component:
+    group = engine.group
+    policy: ExitPolicy = group.on_child_exit or config.on_child_exit.engines
+    if group.url:
+        url = group.url.rstrip("/")
+        ready = HttpReady(f"{url}/health")
+        return Component(engine.name, "engine", (), ready, url=url, role=group.role)
+    names = ("http", "nccl", "bootstrap")
+    held = {n: ports[f"{engine.name}.{n}"] for n in names if f"{engine.name}.{n}" in ports}
+    flags = commands.engine_flags(config, group, EnginePorts(**held))
+    url = f"http://{config.host}:{held['http']}"
+    return Component(
+        name=engine.name,
+        kind="engine",
+        command=(*programs.engine, *commands.to_argv(flags)),
+        ready=HttpReady(f"{url}/health"),
+        env=commands.engine_env(config, group, master),
+        after=after,
+        on_exit=policy,
+        url=url,
+        role=group.role,
+        ports=held,
+    )
+
+
+def _endpoint(config: StackConfig, engine: NamedEngine, ports: Mapping[str, int]) -> EngineEndpoint:
+    group, prefill = engine.group, engine.group.role == "prefill"
+    assert group.role != "plain"
+    if group.url:
+        host = urlsplit(group.url).hostname or ""
+        return EngineEndpoint(
+            name=engine.name,
+            role=group.role,
+            url=group.url.rstrip("/"),
+            bootstrap_host=host if prefill else "",
+            bootstrap_port=(group.bootstrap_port or DEFAULT_BOOTSTRAP_PORT) if prefill else 0,
+        )
+    return EngineEndpoint(
+        name=engine.name,
+        role=group.role,
+        url=f"http://{config.host}:{ports[f'{engine.name}.http']}",
+        bootstrap_host=config.host if prefill else "",
+        bootstrap_port=ports[f"{engine.name}.bootstrap"] if prefill else 0,
+    )
+
+
+# --- router and renderer ------------------------------------------------------------------
+
+
+# Neither waits for the engines: both are up long before the first of them.
+
+
+def _renderer(config: StackConfig, socket_dir: Path, programs: Programs) -> Component:
+    words = ("--model-path", config.model.path, "--socket", str(socket_dir / "renderer.sock"))
+    return Component(
+        name="renderer",
+        kind="renderer",
+        command=(*programs.renderer, *words),
+        ready=LineReady(),
+        on_exit=config.on_child_exit.renderer,
+    )
+
+
+def _router(
+    config: StackConfig, ports: Mapping[str, int], run_dir: Path, programs: Programs
+) -> Component:
+    return Component(
+        name="router",
+        kind="router",
+        command=(*programs.router, "--config", str(run_dir / "router.yaml")),
+        ready=LineReady(),
+        on_exit=config.on_child_exit.router,
+        url=f"http://{_reachable(config.router.host)}:{ports['router']}",
+        ports={"http": ports["router"]},
+    )
+
+
+def _router_yaml(
+    config: StackConfig,
+    ports: Mapping[str, int],
+    endpoints: list[EngineEndpoint],
+    run_dir: Path,
+    socket_dir: Path,
+) -> str:
+    router = config.router
+    socket = str(socket_dir / "renderer.sock") if config.start_renderer else router.renderer_socket
+    filled = dataclasses.replace(
+        router,
+        port=ports["router"],
+        engines=tuple(endpoints),
+        model_path=router.model_path or config.model.path,
+        model_name=router.model_name or commands.model_name(config),
+        context_length=router.context_length or config.context_length,
+        database=router.database or str(run_dir / "sessions.sqlite"),
+        renderer_socket=socket,
+    )
+    return dump_yaml(filled)
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)

@@ -1,0 +1,74 @@
+"""Settings that are each legal but do not fit together. Pure; `check-config` runs it too."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from agent_runtime.config import EngineGroup, StackConfig
+from agent_runtime.stack.names import NamedEngine, named_engines
+from dualpath_sglang.contract.errors import ConfigError
+
+
+def validate(config: StackConfig) -> None:
+    """Raise ConfigError for settings that are each legal but do not fit together."""
+    engines = named_engines(config)
+    for g, group in enumerate(config.engines):
+        _check_group(group, f"engines[{g}]")
+    _check_names(engines)
+    roles = {e.group.role for e in engines}
+    if config.start_router and not {"prefill", "decode"} <= roles:
+        raise ConfigError(
+            "engines: the router needs at least one prefill and one decode engine; add them or "
+            "set start_router: false",
+            field="engines",
+        )
+    if config.router.engines:
+        message = "router.engines is filled in by the stack; list engines started elsewhere under"
+        raise ConfigError(f"{message} engines, each with its url", field="router.engines")
+    if config.host in ("0.0.0.0", "::", ""):
+        raise ConfigError(
+            f"host: {config.host!r} is no address that components can reach each other at; give "
+            "the address of one interface",
+            field="host",
+        )
+    reads_model = config.start_router and config.start_renderer
+    if not config.model.path and (reads_model or any(not e.group.url for e in engines)):
+        message = "model.path is not set; give the folder of the model (--model PATH)"
+        raise ConfigError(message, field="model.path")
+    _check_master(config.store.master_url)
+
+
+def _check_group(group: EngineGroup, where: str) -> None:
+    if not group.url:
+        if group.bootstrap_port and group.role != "prefill":
+            message = f"{where}.bootstrap_port: only prefill engines have one"
+            raise ConfigError(message, field=f"{where}.bootstrap_port")
+        return
+    parts = urlsplit(group.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        message = f"{where}.url: expected http://host:port, got {group.url!r}"
+        raise ConfigError(message, field=f"{where}.url")
+    if group.count != 1:
+        message = f"{where}.count: a group with a url is one engine; write one group per engine"
+        raise ConfigError(message, field=f"{where}.count")
+    for key in ("port", "flags", "env", "on_child_exit"):
+        if getattr(group, key):
+            message = f"{where}.{key} has no effect on an engine started elsewhere (url is set)"
+            raise ConfigError(f"{message}; remove one of them", field=f"{where}.{key}")
+
+
+def _check_names(engines: tuple[NamedEngine, ...]) -> None:
+    taken = {"master": "the master", "store": "the storage node"}
+    taken |= {"renderer": "the renderer", "router": "the router"}
+    for engine in engines:
+        if engine.name in taken:
+            message = f"{engine.where}.name: {engine.name!r} is already {taken[engine.name]}"
+            raise ConfigError(message, field=f"{engine.where}.name")
+        taken[engine.name] = engine.where
+
+
+def _check_master(master_url: str) -> None:
+    host, _, port = master_url.rpartition(":")
+    if master_url and not (host and port.isdigit() and "/" not in host):
+        message = f"store.master_url: expected host:port, got {master_url!r}"
+        raise ConfigError(message, field="store.master_url")
