@@ -85,6 +85,7 @@ def _driver_options(args: argparse.Namespace, workload: Workload) -> DriverOptio
         arrivals_s=arrivals,
         concurrency=args.concurrency,
         midway_turns=tuple(args.flush_after_turn),
+        settle_s=args.settle,
         turn_timeout_s=args.turn_timeout,
     )
 
@@ -140,6 +141,12 @@ def _add_driving(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="T",
         help="flush the engines' caches once every session has done T turns (repeatable)",
+    )
+    group.add_argument(
+        "--settle",
+        type=float,
+        default=2.0,
+        help="seconds before a flush, in which engines finish writing to the store",
     )
     group.add_argument("--turn-timeout", type=float, default=600.0, help="seconds per turn")
 

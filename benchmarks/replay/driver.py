@@ -203,6 +203,7 @@ class _Run:
 
     async def _stop_midway(self, turn: int) -> None:
         began = self._now()
+        await asyncio.sleep(self._options.settle_s)
         await self._midway(turn)
         self._seen.midway.append({"after_turn": turn, "at_s": began, "took_s": self._now() - began})
 

@@ -25,7 +25,8 @@ body { background: var(--bg); color: var(--fg); font: 15px/1.5 system-ui, sans-s
 table { border-collapse: collapse; } th { text-align: left; font-weight: 600; }
 th, td { padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--soft); vertical-align: top; }
 svg { width: 100%; height: auto; } svg text { fill: currentColor; font-size: 11px; }
-.grid { stroke: var(--soft); } .line { fill: none; stroke-width: 1.5; }
+rect { stroke: var(--bg); stroke-width: .4; } .grid { stroke: var(--soft); }
+.line { fill: none; stroke-width: 1.5; }
 .line.main { stroke: var(--main); } .main { fill: var(--main); }
 .line.main { fill: none; } .failed { fill: var(--computed); }
 .device { fill: var(--device); } .host { fill: var(--host); }

@@ -73,13 +73,16 @@ def poisson_arrivals(count: int, rate_per_s: float, seed: int) -> list[float]:
 @dataclass(frozen=True)
 class DriverOptions:
     """`arrivals_s` None: all sessions are there at once. `concurrency` None: no limit on the
-    sessions that run at a time. `turn_timeout_s`: the client gives a turn up after that."""
+    sessions that run at a time. `settle_s`: pause before a midway stop's action, because engines
+    write finished turns to the store in the background, and a flush would drop what is queued.
+    `turn_timeout_s`: the client gives a turn up after that."""
 
     url: str
     gaps: Gaps = field(default_factory=Gaps)
     arrivals_s: tuple[float, ...] | None = None
     concurrency: int | None = None
     midway_turns: tuple[int, ...] = ()
+    settle_s: float = 0.0
     turn_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import json
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -34,6 +35,7 @@ class StubRouter:
         self.fault_session: str | None = None
         self.flush_failures = 0
         self.decode_reports = True
+        self.storage = 0
         self.running = self.most_running = 0
         self.first_turn = asyncio.Event()
 
@@ -143,7 +145,7 @@ class StubRouter:
                 "prefill": {
                     "device": cached,
                     "host": 0,
-                    "storage": 0,
+                    "storage": self.storage,
                     "computed": len(prompt) - cached,
                 },
                 "decode": decode,
@@ -190,6 +192,29 @@ async def serving(app: web.Application) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def served(app: web.Application) -> Iterator[str]:
+    """The app's URL, served by another thread, because the command line has its own loop."""
+    ready, stop, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
+    url: list[str] = []
+
+    async def main() -> None:
+        async with serving(app) as base:
+            url.append(base)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
+    thread.start()
+    ready.wait(10)
+    try:
+        yield url[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
 
 
 async def _send(reply: web.StreamResponse, name: str, data: dict[str, Any]) -> None:
