@@ -1,0 +1,277 @@
+"""CPU attention whose cost is new tokens x context.
+
+SGLang's `torch_native` backend pads the new queries to the whole context, so a request with a
+cached prefix costs as much as one without. Here only the new queries are computed, in blocks
+that bound memory, against the keys each block may see.
+
+The maths (`attend`, `attend_extend`, `attend_decode`) imports no SGLang. `install()` puts a
+backend built on it in place of `torch_native`: under its own name it would be sent down
+SGLang's Triton branches, which are chosen by backend name.
+
+Per-sequence loops are deliberate. Measured on one core, padding several decodes into one
+batched product is 4x slower than the loop, and the loop keeps a sequence's result independent
+of what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+BLOCK_TOKENS = 64
+"""Query rows computed together. The grid is absolute (multiples of this position), so that a
+query sees the same block of keys wherever the prompt was cut into chunks."""
+
+_BLOCK_SCORES = 1 << 24
+"""Bound on scores held at once (64 MiB in float32): long contexts get smaller blocks."""
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    scale: float,
+    causal: bool = True,
+) -> torch.Tensor:
+    """Attention of the last `n` positions of one sequence over all of it.
+
+    Args:
+        query: [n, q_heads, dim], the newest `n` positions.
+        key, value: [total, kv_heads, dim] and [total, kv_heads, value_dim], `total` >= `n`;
+            `q_heads` is a multiple of `kv_heads`.
+        scale: factor on query x key.
+        causal: position `total - n + i` sees keys up to itself; otherwise every key.
+
+    Returns:
+        [n, q_heads, value_dim] in the dtype of `query`. Half types are computed in float32.
+    """
+    new, q_heads, dim = query.shape
+    total, kv_heads, value_dim = value.shape
+    if new > total or q_heads % kv_heads:
+        raise ValueError(
+            f"query {tuple(query.shape)} does not fit key {tuple(key.shape)}: needs no more rows "
+            "than keys and a multiple of the key heads"
+        )
+    group = q_heads // kv_heads
+    compute = torch.float64 if query.dtype == torch.float64 else torch.float32
+    keys = key.movedim(0, 1).to(compute)
+    values = value.movedim(0, 1).to(compute)
+    if new > 1:  # one row reads each key once: a copy would cost more than the product
+        keys, values = keys.contiguous(), values.contiguous()
+    keys = keys.transpose(1, 2)
+    queries = (query.to(compute) * scale).view(new, kv_heads, group, dim).permute(1, 2, 0, 3)
+    out = torch.empty((kv_heads, group, new, value_dim), dtype=compute, device=query.device)
+    for start, end in _blocks(total - new, total, q_heads):
+        seen = end if causal else total
+        rows = slice(start - (total - new), end - (total - new))
+        count = end - start
+        block = queries[:, :, rows].reshape(kv_heads, group * count, dim)
+        scores = torch.bmm(block, keys[:, :, :seen])
+        if causal and count > 1:
+            _hide_future(scores.view(kv_heads, group, count, seen))
+        weights = torch.softmax(scores, dim=-1)
+        mixed = torch.bmm(weights, values[:, :seen])
+        out[:, :, rows] = mixed.view(kv_heads, group, count, value_dim)
+    return out.permute(2, 0, 1, 3).reshape(new, q_heads, value_dim).to(query.dtype)
+
+
+def attend_extend(
+    query: torch.Tensor,
+    output: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: list[torch.Tensor],
+    new_lens: list[int],
+    *,
+    scale: float,
+    causal: bool = True,
+) -> None:
+    """Attention of several sequences' new tokens over the paged cache, into `output`.
+
+    Args:
+        query: [sum(new_lens), q_heads, dim], sequences one after the other.
+        output: [sum(new_lens), q_heads, value_dim], written.
+        k_cache, v_cache: [slots, kv_heads, dim]; already hold the new tokens.
+        slots: per sequence, the cache rows of all its tokens in order.
+        new_lens: per sequence, how many of them are new (0 allowed).
+    """
+    start = 0
+    for rows, new in zip(slots, new_lens, strict=True):
+        if new == 0:
+            continue
+        output[start : start + new] = attend(
+            query[start : start + new],
+            k_cache.index_select(0, rows),
+            v_cache.index_select(0, rows),
+            scale=scale,
+            causal=causal,
+        )
+        start += new
+
+
+def attend_decode(
+    query: torch.Tensor,
+    output: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: list[torch.Tensor],
+    *,
+    scale: float,
+) -> None:
+    """One new token per sequence; shapes as in `attend_extend`."""
+    attend_extend(query, output, k_cache, v_cache, slots, [1] * len(slots), scale=scale)
+
+
+def _blocks(first: int, last: int, q_heads: int) -> list[tuple[int, int]]:
+    """Cut positions [first, last) at multiples of the block size."""
+    size = BLOCK_TOKENS
+    while size > 1 and size * q_heads * last > _BLOCK_SCORES:
+        size //= 2
+    cuts = [first, *range((first // size + 1) * size, last, size), last]
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+def _hide_future(scores: torch.Tensor) -> None:
+    """Mask, in place, the keys after each query; scores: [..., count, seen], newest last."""
+    count = scores.shape[-2]
+    future = torch.ones((count, count), dtype=torch.bool, device=scores.device).triu(1)
+    scores[..., -count:].masked_fill_(future, -math.inf)
+
+
+@functools.cache
+def backend_class() -> type[Any]:
+    """The SGLang attention backend, a subclass of upstream's `TorchNativeAttnBackend`.
+
+    Cross attention, encoder lengths and sliding windows go to the parent unchanged.
+    """
+    from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+
+    class PrefixAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc]
+        def _run_sdpa_forward_extend(
+            self,
+            query: torch.Tensor,
+            output: torch.Tensor,
+            k_cache: torch.Tensor,
+            v_cache: torch.Tensor,
+            req_to_token: torch.Tensor,
+            req_pool_indices: torch.Tensor,
+            seq_lens: torch.Tensor,
+            extend_prefix_lens: torch.Tensor,
+            extend_seq_lens: torch.Tensor,
+            encoder_lens: torch.Tensor | None = None,
+            **options: Any,
+        ) -> torch.Tensor:
+            if _unusual(encoder_lens, options):
+                kept: torch.Tensor = super()._run_sdpa_forward_extend(
+                    query,
+                    output,
+                    k_cache,
+                    v_cache,
+                    req_to_token,
+                    req_pool_indices,
+                    seq_lens,
+                    extend_prefix_lens,
+                    extend_seq_lens,
+                    encoder_lens,
+                    **options,
+                )
+                return kept
+            attend_extend(
+                query,
+                output,
+                k_cache,
+                v_cache,
+                _slots(req_to_token, req_pool_indices, seq_lens),
+                extend_seq_lens.tolist(),
+                scale=_scale(query, options),
+                causal=options.get("causal", False),
+            )
+            return output
+
+        def _run_sdpa_forward_decode(
+            self,
+            query: torch.Tensor,
+            output: torch.Tensor,
+            k_cache: torch.Tensor,
+            v_cache: torch.Tensor,
+            req_to_token: torch.Tensor,
+            req_pool_indices: torch.Tensor,
+            seq_lens: torch.Tensor,
+            encoder_lens: torch.Tensor | None = None,
+            **options: Any,
+        ) -> torch.Tensor:
+            if _unusual(encoder_lens, options):
+                kept: torch.Tensor = super()._run_sdpa_forward_decode(
+                    query,
+                    output,
+                    k_cache,
+                    v_cache,
+                    req_to_token,
+                    req_pool_indices,
+                    seq_lens,
+                    encoder_lens,
+                    **options,
+                )
+                return kept
+            slots = _slots(req_to_token, req_pool_indices, seq_lens)
+            attend_decode(query, output, k_cache, v_cache, slots, scale=_scale(query, options))
+            return output
+
+    return PrefixAttnBackend
+
+
+def _unusual(encoder_lens: torch.Tensor | None, options: dict[str, Any]) -> bool:
+    window = options.get("sliding_window_size")
+    return (
+        encoder_lens is not None
+        or bool(options.get("is_cross_attn"))
+        or (window is not None and window > -1)
+    )
+
+
+def _scale(query: torch.Tensor, options: dict[str, Any]) -> float:
+    scaling = options.get("scaling")
+    return float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+
+
+def _slots(
+    req_to_token: torch.Tensor, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor
+) -> list[torch.Tensor]:
+    pairs = zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)
+    return [req_to_token[row, :length] for row, length in pairs]
+
+
+_upstream_factory: Callable[[Any], Any] | None = None
+
+
+def install() -> None:
+    """Make SGLang's `torch_native` the backend of this module. CPU engines only. Idempotent.
+
+    Raises:
+        RuntimeError: this SGLang has no `torch_native` to replace.
+    """
+    global _upstream_factory
+    from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+
+    if "torch_native" not in ATTENTION_BACKENDS:
+        raise RuntimeError("this SGLang registers no torch_native attention; 0.5.21 is expected")
+    if ATTENTION_BACKENDS["torch_native"] is _create_backend:
+        return
+    _upstream_factory = ATTENTION_BACKENDS["torch_native"]
+    ATTENTION_BACKENDS["torch_native"] = _create_backend
+
+
+def upstream_factory() -> Callable[[Any], Any]:
+    """What SGLang had registered as `torch_native` before `install()`, for comparisons."""
+    if _upstream_factory is None:
+        raise RuntimeError("install() has not run: SGLang's own torch_native is still in place")
+    return _upstream_factory
+
+
+def _create_backend(runner: Any) -> Any:
+    return backend_class()(runner)
