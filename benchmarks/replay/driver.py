@@ -33,6 +33,7 @@ from benchmarks.replay.turns import filled, prompt_digest, turn_body
 
 FLUSH_TRIES = 20
 FLUSH_PAUSE_S = 0.5
+FORGET_TIMEOUT_S = 5.0
 
 
 async def replay(
@@ -161,9 +162,11 @@ class _Run:
                     await self._barriers.wait(index, number + 1)
 
     async def _forget(self, session_id: str) -> None:
+        """Also runs when the replay is interrupted, so it must not wait long."""
         try:
-            await self._router.delete(session_id)
-        except CallFailed as error:
+            async with asyncio.timeout(FORGET_TIMEOUT_S):
+                await self._router.delete(session_id)
+        except (CallFailed, TimeoutError) as error:
             self._seen.warnings.append(f"session {session_id} was not deleted: {error}")
 
     # -- turns ---------------------------------------------------------------------------------

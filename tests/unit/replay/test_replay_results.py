@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -241,3 +245,20 @@ def test_a_flush_that_fails_stops_the_replay(
     with served(stub.app()) as url:
         assert cli.main(command(url, tmp_path, "--flush-after-turn", "1")) == 1
     assert "midway stop after turn 1" in capsys.readouterr().err
+
+
+def test_an_interrupted_replay_ends_at_once_and_writes_nothing(tmp_path: Path) -> None:
+    stub = StubRouter()
+    stub.faults = {0: "hang"}
+    with served(stub.app()) as url:
+        words = [sys.executable, "-m", "benchmarks.replay", *command(url, tmp_path)]
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        while not stub.running and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+    assert [entry[0] for entry in stub.log].count("delete") == 4
