@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from benchmarks.replay.trace import Session, TraceError, Turn
 from dualpath_sglang.contract.errors import ConfigError
 
-MAX_REJECTED_IN_A_ROW = 10_000
+MAX_REJECTED_IN_A_ROW = 2_000
 
 
 def scale(session: Session, factor: float) -> Session:

@@ -17,7 +17,7 @@ from benchmarks.replay.trace import TraceError
 @pytest.mark.parametrize("name", list(SHAPES))
 def test_means_are_those_of_the_paper(name: str) -> None:
     shape = SHAPES[name]
-    sessions = list(islice(generate(name, seed=3), 3000))
+    sessions = list(islice(generate(name, seed=3), 2000))
 
     def per_session(value: str) -> float:
         return mean(mean(getattr(turn, value) for turn in s.turns) for s in sessions)
