@@ -76,10 +76,10 @@ def up(argv: list[str]) -> int:
     signalled = _stop_on_signals(stack)
     try:
         running = stack.start()
-    except StartupError:
+    except StartupError as error:
         if signalled.is_set():
             return 130
-        raise
+        raise StartupError(_in_short(stack, error)) from error
     finally:
         progress.finish()
     _greet(running)
@@ -87,7 +87,7 @@ def up(argv: list[str]) -> int:
         while not running.wait(timeout=0.5):
             pass
     except StartupError as error:
-        print(f"dualpath up: {error.message}", file=sys.stderr)
+        print(f"dualpath up: {_in_short(stack, error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -145,6 +145,16 @@ def _stop_on_signals(stack: Stack) -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, tell)
     return signalled
+
+
+def _in_short(stack: Stack, error: StartupError) -> str:
+    """The log lines were shown when it happened; the end says once more what and where."""
+    failure = stack.failure
+    if failure is None:
+        return error.message
+    where = f"; see {failure.log}" if failure.log else ""
+    cause = f"\nlikely cause: {failure.cause}" if failure.cause else ""
+    return f"{failure.component} {failure.what}{where}{cause}"
 
 
 def _greet(running: RunningStack) -> None:

@@ -16,7 +16,7 @@ CAUSES: tuple[tuple[str, str], ...] = (
         "both Mooncake wheels are installed; uninstall both, then install the one you need",
     ),
     (
-        r"[Aa]ddress already in use|EADDRINUSE|errno 98|[Pp]ort.{0,40}(in use|is not available)",
+        r"[Aa]ddress already in use|EADDRINUSE|Errno 98|[Pp]ort.{0,40}(in use|is not available)",
         "a port is in use by another process; find it with `ss -ltnp`, or set the port to 0",
     ),
     (

@@ -72,6 +72,11 @@ class Stack:
             raise
         return running
 
+    @property
+    def failure(self) -> Failure | None:
+        """The component that stopped the stack, if one did."""
+        return self._running.failure if self._running else None
+
     def request_stop(self, *, now: bool = False) -> None:
         """Ask for the end, also while starting; returns at once. `now` skips the grace."""
         self._stop_requested = True

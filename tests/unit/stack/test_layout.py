@@ -1,0 +1,263 @@
+"""Command lines, names and settings that do not fit together. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent_runtime.config import (
+    EngineEndpoint,
+    EngineGroup,
+    ModelConfig,
+    RouterConfig,
+    StackConfig,
+    StoreConfig,
+)
+from agent_runtime.settings import decode
+from agent_runtime.stack.commands import Programs, to_argv
+from agent_runtime.stack.component import Component, Layout
+from agent_runtime.stack.layout import build, port_requests
+from agent_runtime.stack.names import named_engines
+from agent_runtime.stack.validate import validate
+from dualpath_sglang.contract.errors import ConfigError
+
+MODEL = ModelConfig(path="/models/tiny")
+PREFILL, DECODE, PLAIN = (EngineGroup(role=r) for r in ("prefill", "decode", "plain"))
+
+
+def stack(**changes: Any) -> StackConfig:
+    return StackConfig(**({"model": MODEL} | changes))
+
+
+def layout(config: StackConfig) -> Layout:
+    ports = {r.key: r.wanted or 20_000 + i for i, r in enumerate(port_requests(config))}
+    return build(config, ports, Path("/run"), Path("/sock"), Programs())
+
+
+def part(config: StackConfig, name: str) -> Component:
+    return next(c for c in layout(config).components if c.name == name)
+
+
+def flags(component: Component) -> dict[str, str | None]:
+    """--key value pairs; None for a bare flag."""
+    words, found = list(component.command), {}
+    for word, after in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--"):
+            found[word[2:]] = None if after.startswith("--") else after
+    return found
+
+
+def test_cpu_engines() -> None:
+    config = stack(cpu=True, context_length=4096)
+    prefill, decode_ = flags(part(config, "prefill-0")), flags(part(config, "decode-0"))
+    for got in (prefill, decode_):
+        assert got["model-path"] == "/models/tiny"
+        assert got["served-model-name"] == "tiny"
+        assert got["page-size"] == "16"
+        assert got["max-total-tokens"] == "16384"
+        assert got["context-length"] == "4096"
+        assert got["device"] == "cpu"
+        assert got["attention-backend"] == "torch_native"
+        assert "disable-overlap-schedule" in got
+        assert got["hicache-storage-backend"] == "mooncake"
+        assert got["hicache-mem-layout"] == "page_first_direct"
+        extra = got["hicache-storage-backend-extra-config"]
+        assert extra is not None
+        assert json.loads(extra) == {"prefetch_threshold": 16}
+    assert prefill["disaggregation-mode"] == "prefill"
+    assert "disaggregation-bootstrap-port" in prefill
+    assert "disaggregation-decode-enable-radix-cache" not in prefill
+    assert decode_["disaggregation-mode"] == "decode"
+    assert "disaggregation-decode-enable-radix-cache" in decode_
+    assert "disaggregation-bootstrap-port" not in decode_
+    env = part(config, "decode-0").env
+    assert env["SGLANG_USE_CPU_ENGINE"] == "1"
+    assert env["MOONCAKE_GLOBAL_SEGMENT_SIZE"] == "0"
+    assert env["MOONCAKE_MASTER"] == part(config, "master").url
+    assert env["MC_FORCE_TCP"] == "1"
+
+
+def test_gpu_engines_have_no_cpu_flags() -> None:
+    got = part(stack(store=StoreConfig(protocol="rdma", device_name="mlx5_0")), "prefill-0")
+    assert not {"device", "attention-backend", "disable-overlap-schedule"} & flags(got).keys()
+    assert "max-total-tokens" not in flags(got)
+    assert flags(got)["disaggregation-ib-device"] == "mlx5_0"
+    assert "SGLANG_USE_CPU_ENGINE" not in got.env
+    assert "MC_FORCE_TCP" not in got.env
+    assert got.env["MOONCAKE_PROTOCOL"] == "rdma"
+
+
+def test_a_plain_engine_has_no_pd_cache_tiers_or_store() -> None:
+    config = stack(engines=(PLAIN,), start_router=False)
+    (plain,) = layout(config).components
+    assert not [f for f in flags(plain) if f.startswith(("disaggregation", "hicache"))]
+    assert "enable-hierarchical-cache" not in flags(plain)
+    assert not [k for k in plain.env if k.startswith("MOONCAKE")]
+    assert plain.after == ()
+
+
+def test_without_a_store_there_are_still_cache_tiers() -> None:
+    config = stack(store=StoreConfig(enabled=False))
+    assert {c.kind for c in layout(config).components} == {"engine", "router", "renderer"}
+    got = part(config, "prefill-0")
+    assert "enable-hierarchical-cache" in flags(got)
+    assert "hicache-storage-backend" not in flags(got)
+    assert "MOONCAKE_MASTER" not in got.env
+
+
+def test_flags_and_environment_of_a_group_win() -> None:
+    own: dict[str, str | int | float | bool] = {
+        "page_size": 64,
+        "enable-metrics": False,
+        "tp-size": 2,
+        "enable-mixed-chunk": True,
+    }
+    group = EngineGroup(role="prefill", flags=own, env={"MC_FORCE_TCP": "0"})
+    got = part(stack(engines=(group, DECODE)), "prefill-0")
+    assert flags(got)["page-size"] == "64"
+    assert flags(got)["tp-size"] == "2"
+    assert "enable-mixed-chunk" in flags(got)
+    assert "enable-metrics" not in flags(got)
+    assert got.command.count("--page-size") == 1
+    assert got.env["MC_FORCE_TCP"] == "0"
+
+
+def test_every_flag_exists_in_the_installed_sglang() -> None:
+    spec = importlib.util.find_spec("sglang")
+    if spec is None or spec.origin is None:
+        pytest.skip("SGLang is not installed")
+    fields = Path(spec.origin).parent / "srt/arg_groups/fields"
+    source = "".join(f.read_text() for f in fields.glob("*.py"))
+    declared = set(re.findall(r"^    (\w+): A\[", source, re.MULTILINE))
+    config = stack(
+        cpu=True,
+        context_length=64,
+        dtype="float32",
+        engines=(PREFILL, DECODE, PLAIN),
+        store=StoreConfig(device_name="x"),
+    )
+    for name in ("prefill-0", "decode-0", "plain-0"):
+        for flag in flags(part(config, name)):
+            assert flag.replace("-", "_") in declared, flag
+
+
+def test_router_file_and_endpoints() -> None:
+    config = stack(engines=(dataclasses.replace(PREFILL, count=2), DECODE), context_length=99)
+    got = layout(config)
+    text = got.files[Path("/run/router.yaml")]
+    router = decode(RouterConfig, yaml.safe_load(text), "router.yaml")
+    assert router.engines == got.engines
+    assert [e.name for e in router.engines] == ["prefill-0", "prefill-1", "decode-0"]
+    assert (router.model_path, router.model_name) == ("/models/tiny", "tiny")
+    assert router.context_length == 99
+    assert router.database == "/run/sessions.sqlite"
+    assert router.renderer_socket == "/sock/renderer.sock"
+    assert got.router_url == f"http://127.0.0.1:{router.port}"
+    prefill = flags(part(config, "prefill-1"))
+    assert str(router.engines[1].bootstrap_port) == prefill["disaggregation-bootstrap-port"]
+
+
+def test_engines_started_elsewhere() -> None:
+    groups = (
+        EngineGroup(role="prefill", url="http://10.0.0.1:30000/", name="far"),
+        EngineGroup(role="decode", url="http://10.0.0.2:30000"),
+    )
+    config = stack(engines=groups, store=StoreConfig(enabled=False))
+    got = layout(config)
+    assert got.engines == (
+        EngineEndpoint("far", "prefill", "http://10.0.0.1:30000", "10.0.0.1", 8998),
+        EngineEndpoint("decode-0", "decode", "http://10.0.0.2:30000", "", 0),
+    )
+    assert [c.name for c in got.components if c.external] == ["far", "decode-0"]
+    assert {r.key for r in port_requests(config)} == {"router"}
+
+
+def test_a_master_started_elsewhere() -> None:
+    store = StoreConfig(master_url="10.0.0.9:50051")
+    assert "master" not in {c.name for c in layout(stack(store=store)).components}
+    assert part(stack(store=store), "store").command[-7:-5] == ("10.0.0.9:50051", "--host")
+    assert part(stack(store=store), "decode-0").env["MOONCAKE_MASTER"] == "10.0.0.9:50051"
+    no_segment = dataclasses.replace(store, segment_bytes=0)
+    assert "store" not in {c.name for c in layout(stack(store=no_segment)).components}
+
+
+def test_order_of_start() -> None:
+    after = {c.name: c.after for c in layout(stack()).components}
+    assert after == {
+        "master": (),
+        "store": ("master",),
+        "prefill-0": ("master", "store"),
+        "decode-0": ("master", "store"),
+        "router": (),
+        "renderer": (),
+    }
+
+
+def test_names() -> None:
+    groups = (
+        EngineGroup(role="decode", count=2),
+        EngineGroup(role="decode"),
+        EngineGroup(role="prefill", name="p"),
+        EngineGroup(role="prefill", name="q", count=2),
+    )
+    names = [e.name for e in named_engines(stack(engines=groups))]
+    assert names == ["decode-0", "decode-1", "decode-2", "p", "q-0", "q-1"]
+
+
+def test_ports_of_a_group_follow_each_other() -> None:
+    group = EngineGroup(role="prefill", count=2, port=30000, bootstrap_port=8998)
+    wanted = {r.key: r.wanted for r in port_requests(stack(engines=(group, DECODE)))}
+    assert wanted["prefill-1.http"] == 30001
+    assert wanted["prefill-1.bootstrap"] == 8999
+    assert wanted["prefill-0.nccl"] == wanted["decode-0.http"] == 0
+
+
+FAR = "http://10.0.0.1:30000"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"model": ModelConfig()}, "model.path"),
+        ({"engines": (PREFILL,)}, "engines"),
+        ({"engines": ()}, "engines"),
+        ({"host": "0.0.0.0"}, "host"),
+        ({"store": StoreConfig(master_url="http://x:1")}, "store.master_url"),
+        ({"store": StoreConfig(master_url="x")}, "store.master_url"),
+        ({"router": RouterConfig(engines=(EngineEndpoint(),))}, "router.engines"),
+        ({"engines": (PREFILL, EngineGroup(role="decode", name="store"))}, "engines[1].name"),
+        (
+            {"engines": (EngineGroup(name="x"), EngineGroup(role="decode", name="x"))},
+            "engines[1].name",
+        ),
+        ({"engines": (PREFILL, EngineGroup(role="decode", url="x:1"))}, "engines[1].url"),
+        ({"engines": (PREFILL, EngineGroup(role="decode", url=FAR, count=2))}, "engines[1].count"),
+        ({"engines": (PREFILL, EngineGroup(role="decode", url=FAR, port=1))}, "engines[1].port"),
+        (
+            {"engines": (PREFILL, EngineGroup(role="decode", url=FAR, flags={"a": 1}))},
+            "engines[1].flags",
+        ),
+        (
+            {"engines": (PREFILL, EngineGroup(role="decode", bootstrap_port=1))},
+            "engines[1].bootstrap_port",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(stack(**changes))
+    assert caught.value.field == field
+    assert field in caught.value.message
+
+
+def test_words_of_flags() -> None:
+    values: dict[str, str | int | float | bool] = {"a": 1, "b": True, "c": False, "d": "x y"}
+    assert to_argv(values) == ("--a", "1", "--b", "--d", "x y")
+    assert to_argv(values, equals=True) == ("--a=1", "--b=true", "--c=false", "--d=x y")
