@@ -24,7 +24,8 @@ CAUSES: tuple[tuple[str, str], ...] = (
         "a flag SGLang does not know; look at `flags` of this engine group in the configuration",
     ),
     (
-        r"config\.json|does not appear to have a file named|Repo id must be",
+        r"config\.json.{0,10}(not found|is missing)|No such file.{0,120}config\.json"
+        r"|does not appear to have a file named|Repo id must be",
         "model.path is no complete model folder (config.json, weights, tokenizer)",
     ),
     (
@@ -50,12 +51,20 @@ CAUSES: tuple[tuple[str, str], ...] = (
 """(pattern, cause), the first match wins."""
 
 
+CAUSE_LINES = 60
+"""How many of the last lines are searched: SGLang's reason often stands above long tracebacks."""
+_EXCEPTION = re.compile(r"((?:\w+\.)*\w*(?:Error|Exception): .{1,200})")
+
+
 def likely_cause(lines: Sequence[str], exit_code: int | None) -> str:
-    """One sentence, or "" when nothing is known. Later lines are looked at first per pattern."""
+    """One sentence, or "" when nothing is known: a known pattern, else the last exception."""
     text = "\n".join(lines)
     for pattern, cause in CAUSES:
         if re.search(pattern, text):
             return cause
+    exceptions = _EXCEPTION.findall(text)
+    if exceptions:
+        return f"its log ends with {exceptions[-1].strip()}"
     if exit_code == -signal.SIGKILL:
         return (
             "killed from outside (signal 9): by hand, or by the kernel for lack of memory (dmesg)"

@@ -83,6 +83,9 @@ def master_flags(config: StackConfig, rpc_port: int, metrics_port: int) -> Flags
         "rpc_port": rpc_port,
         "metrics_port": metrics_port,
         "rpc_address": config.host,
+        "metrics_host": config.host,
+        # A screenful every few seconds, which would push real messages out of the last lines.
+        "enable_metric_reporting": False,
     }
     return flags | dict(config.store.master_flags)
 

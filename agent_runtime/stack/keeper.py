@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_runtime.stack.causes import describe_exit, likely_cause
+from agent_runtime.stack.causes import CAUSE_LINES, describe_exit, likely_cause
 from agent_runtime.stack.child import Child
 from agent_runtime.stack.component import Component
 from agent_runtime.stack.probe import is_ready, tail
@@ -16,6 +16,7 @@ from agent_runtime.stack.status import Board, Event, Failure, State
 
 LOOK_EVERY_S = 0.2
 RESTART_PAUSE_S = 0.5
+SHOWN_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Keeper(threading.Thread):
 
     def _ended(self, child: Child) -> bool:
         """The component ended by itself: report it at once, then do what its policy says."""
-        lines = tail(self._log, child.log_start)
+        lines = tail(self._log, child.log_start, CAUSE_LINES)
         what = child.error or describe_exit(child.exit_code)
         starting = self._board.state == "starting"
         policy = "stop" if starting else self.component.on_exit
@@ -173,6 +174,7 @@ class Keeper(threading.Thread):
 
     def _give_up(self, what: str, lines: tuple[str, ...], child: Child | None = None) -> bool:
         cause = self._report("failed", what, lines, child)
+        lines = lines[-SHOWN_LINES:]
         log = None if self.component.external else self._log
         self._fail(Failure(self.component.name, what, lines, cause, log))
         if child is not None:
@@ -182,6 +184,7 @@ class Keeper(threading.Thread):
     def _report(self, state: State, what: str, lines: tuple[str, ...], child: Child | None) -> str:
         code = child.exit_code if child else None
         cause = likely_cause(lines, code)
+        lines = lines[-SHOWN_LINES:]
         name = self.component.name
         event = Event(self._board.seconds(), name, state, what, lines, cause)
         changes = {"state": state, "pid": None, "exit_code": code, "error": what}

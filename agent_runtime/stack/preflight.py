@@ -12,6 +12,7 @@ from pathlib import Path
 from agent_runtime.config import StackConfig
 from agent_runtime.stack.commands import Argv
 from agent_runtime.stack.names import named_engines
+from agent_runtime.stack.sglang_flags import check_flags, known_flags
 from agent_runtime.stack.validate import validate
 from dualpath_sglang.contract.errors import ConfigError, StartupError
 
@@ -43,6 +44,7 @@ def preflight(
     local = [e for e in named_engines(config) if not e.group.url]
     if local or (config.start_router and config.start_renderer):
         check_model(config.model.path)
+    check_flags(config, known_flags())
     uses_mooncake = any(e.group.role != "plain" for e in local)
     if uses_mooncake or (config.store.enabled and config.store.segment_bytes):
         check_mooncake(load_verbs, is_installed)

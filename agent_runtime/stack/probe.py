@@ -24,8 +24,8 @@ def is_ready(ready: Ready, log: Path | None, log_start: int) -> bool:
             return log is not None and _has_line(log, log_start, word)
 
 
-def tail(log: Path, start: int, lines: int = 20) -> tuple[str, ...]:
-    """The last lines written since `start`; at most 64 KiB are read."""
+def tail(log: Path, start: int, lines: int) -> tuple[str, ...]:
+    """The last lines written since `start`, each cut at 500 characters; reads 64 KiB at most."""
     try:
         with open(log, "rb") as file:
             end = file.seek(0, 2)
@@ -33,7 +33,7 @@ def tail(log: Path, start: int, lines: int = 20) -> tuple[str, ...]:
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return ()
-    return tuple(text.splitlines()[-lines:])
+    return tuple(line[:500] for line in text.splitlines()[-lines:])
 
 
 def _has_line(log: Path, start: int, word: str) -> bool:

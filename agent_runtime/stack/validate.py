@@ -8,6 +8,17 @@ from agent_runtime.config import EngineGroup, StackConfig
 from agent_runtime.stack.names import NamedEngine, named_engines
 from dualpath_sglang.contract.errors import ConfigError
 
+OWNED_FLAGS = {
+    "host": "host",
+    "port": "{}.port",
+    "nccl-port": "no value of your own, it is picked",
+    "model-path": "model.path",
+    "served-model-name": "model.served_name",
+    "disaggregation-mode": "{}.role",
+    "disaggregation-bootstrap-port": "{}.bootstrap_port",
+}
+"""Flags that the router and the supervisor must know; the setting that holds each."""
+
 
 def validate(config: StackConfig) -> None:
     """Raise ConfigError for settings that are each legal but do not fit together."""
@@ -39,6 +50,12 @@ def validate(config: StackConfig) -> None:
 
 
 def _check_group(group: EngineGroup, where: str) -> None:
+    for key in group.flags:
+        instead = OWNED_FLAGS.get(key.replace("_", "-"))
+        if instead is not None:
+            field = f"{where}.flags.{key}"
+            message = f"{field}: the stack sets this flag itself; use {instead.format(where)}"
+            raise ConfigError(message, field=field)
     if not group.url:
         if group.bootstrap_port and group.role != "prefill":
             message = f"{where}.bootstrap_port: only prefill engines have one"

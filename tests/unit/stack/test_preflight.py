@@ -80,11 +80,15 @@ def one_wheel(name: str) -> bool:
         ("torch.OutOfMemoryError: CUDA out of memory.", 1, "out of memory"),
         ("", -9, "killed from outside"),
         ("", -11, "crashed in native code (SIGSEGV)"),
+        ("RuntimeError: layer 3 is odd", 1, "its log ends with RuntimeError: layer 3 is odd"),
+        ("loaded config.json and 'model not quantized'", 1, ""),
         ("nothing known", 1, ""),
     ],
 )
 def test_likely_causes(line: str, code: int, says: str) -> None:
-    assert says in likely_cause(["before", line, "after"], code)
+    cause = likely_cause(["before", line, "after"], code)
+    assert says in cause
+    assert bool(says) == bool(cause)
 
 
 def test_exits_in_words() -> None:
