@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -234,7 +235,7 @@ def whole_and_parts(total: int, cuts: list[int]) -> tuple[torch.Tensor, torch.Te
     whole = attention.attend(query, key, value, scale=0.2)
     parts = [
         attention.attend(query[a:b], key[:b], value[:b], scale=0.2)
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in itertools.pairwise(edges)
     ]
     return whole, torch.cat(parts)
 
