@@ -100,7 +100,8 @@ def verdict(result: dict[str, Any]) -> list[str]:
 
 def make_model(folder: Path) -> None:
     """Raises StartupError with the command's own words when it fails."""
-    if (folder / "config.json").exists():
+    # Both, so that a folder left behind by an interrupted run is written anew.
+    if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
         return
     step(f"making a test model in {folder}")
     words = [sys.executable, "-m", "dualpath_sglang.testmodel", "--out", str(folder)]

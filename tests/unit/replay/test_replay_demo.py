@@ -62,6 +62,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Stub
     monkeypatch.setattr(demo, "SETTLE_S", 0.0)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps({"vocab_size": 600}))
+    (tmp_path / "model" / "model.safetensors").touch()
     before = signal.getsignal(signal.SIGTERM)
     yield made
     signal.signal(signal.SIGTERM, before)
@@ -143,5 +144,8 @@ def test_the_model_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(StartupError, match="no space left"):
         demo.make_model(tmp_path)
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(StartupError, match="no space left"):
+        demo.make_model(tmp_path)
+    (tmp_path / "model.safetensors").touch()
     demo.make_model(tmp_path)
-    assert len(calls) == 2
+    assert len(calls) == 3
