@@ -4,8 +4,12 @@
 
 What it is for: on a 1k-token prompt, zeroing, overwriting or exchanging the keys *or* the values
 of any one page of 16 tokens changes the next 16 greedy tokens, while chunking, batching and
-caching do not: the smallest top-2 logit gap is over 100 times their largest difference (float32).
-`testmodel_weights` says how. Limits worth knowing:
+caching do not: in float32 the smallest top-2 logit gap of the default model is over 100 times
+their largest difference. `testmodel_weights` says how. Limits worth knowing:
+
+* The smallest gap over N tokens shrinks like 1/N, whatever the seed. The default seed keeps the
+  factor of 100 over the prompts tested (300 over 448 tokens); another seed or size must be
+  measured. A factor of 1, where a token could differ, is a matter of 10^5 tokens.
 
 * Attention is a sum over a set. Keys carry their position (RoPE), so exchanging two pages with
   *both* keys and values changes nothing, here or in any model; exchange one of the two, or
@@ -46,7 +50,8 @@ class ModelSpec:
     vocab: int = 4096
     dtype: str = "float32"
     context: int = 32768
-    seed: int = 0
+    seed: int = 8
+    """Of the first 16, the one with the widest gap over 9 prompts x 64 tokens."""
 
     @property
     def kv_bytes_per_token(self) -> int:

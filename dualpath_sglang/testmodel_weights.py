@@ -14,10 +14,10 @@ zero-mean random value from every position, so each page holds about 1/pages of 
 `mix[l]`. The gated MLP takes the sign of each value and multiplies it into `bits`:
 `silu(g + a) - silu(g - a)` is a step from 0 to 2a. The head maps the 2^B sign patterns to 2^B
 tokens. A changed page moves every value by >= 1/8 of its spread and so flips signs; rounding
-moves it by about 1e-7 and changes nothing unless a value is that close to zero, and after the
+moves it by about 1e-6 of it and changes nothing unless a value is that close to zero, and after the
 step the logits are +-1 sums with a wide gap.
 
-From layer 1 on keys and values come from `signed`, so KV depends on the text before it.
+From layer 1 on keys and values also read `signed`, so KV depends on the text before it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import torch
 
-SHARPNESS = 1.3
+SHARPNESS = 1.1
 """Standard deviation of attention scores: high enough that keys matter, low enough that no
 page is out of sight."""
 GAIN = 4096.0
@@ -35,14 +35,17 @@ GAIN = 4096.0
 SOFT_GAIN = 48.0
 """Of the step that makes `signed`: low, because every position's rounding enters later keys and
 values through it."""
+HISTORY = 0.5
+"""Weight in later keys and values of `signed`, which depends on the text before, against the
+token itself, which makes every position count the same."""
 STEP = 4.0
 """Half width `a` of the step."""
 OPEN = 16.0
 """Gate input for which silu is the identity in float32: makes a linear unit."""
 LOGIT = 2.0
 """Logit change per bit: the top-2 gap is normally twice this."""
-MAX_BITS = 8
-READS = 32
+MAX_BITS = 10
+READS = 40
 """Values compared with zero per token, over all layers. More find a changed page sooner, and
 are more often near zero by chance."""
 
@@ -162,14 +165,17 @@ def _head(shape: Shape, candidates: torch.Tensor) -> torch.Tensor:
 def _attention(shape: Shape, layer: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
     """Random reads; `mix[layer]` gets one value coordinate per bit, summed over the heads."""
     q_rows, kv_rows = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    source = shape.token if layer == 0 else shape.signed
     query = torch.zeros(q_rows, shape.hidden)
     query[:, shape.token] = _signs(rng, q_rows, shape.code)
     key = torch.zeros(kv_rows, shape.hidden)
     key[:, shape.token] = _signs(rng, kv_rows, shape.code)
-    key[:, source] = _signs(rng, kv_rows, shape.code)
     value = torch.zeros(kv_rows, shape.hidden)
-    value[:, source] = _signs(rng, kv_rows, shape.code) / math.sqrt(shape.code)
+    value[:, shape.token] = _signs(rng, kv_rows, shape.code) / math.sqrt(shape.code)
+    if layer > 0:
+        for read in (key, value):
+            read[:, shape.signed] = (
+                HISTORY * read[:, shape.token] * _signs(rng, kv_rows, shape.code)
+            )
     out = torch.zeros(shape.hidden, q_rows)
     mix = shape.mix(layer)
     for read in range(shape.reads):
