@@ -7,7 +7,7 @@ divided into named parts:
     token      a random +-1 code of the current token
     signed     the token code with signs set by bits of the context (from layer 0 on)
     bits       B values +-1, the running hash
-    mix[l]     B values per layer: what layer l's attention read
+    mix[l]     up to B values per layer: what layer l's attention read
 
 Attention (scores of standard deviation `SHARPNESS`, random queries and keys under RoPE) reads a
 zero-mean random value from every position, so each page holds about 1/pages of the variance of

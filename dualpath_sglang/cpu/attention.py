@@ -31,6 +31,9 @@ SUM_KEYS = 256
 FEW_ROWS = 64
 """Keys added up at once, and for how many rows: see `_weighted_sum`."""
 
+FUSED_NEW, FUSED_PREFIX = 64, 1024
+"""From these sizes on the fused kernel is faster by a quarter and more."""
+
 _BLOCK_SCORES = 1 << 24
 """Bound on scores held at once (64 MiB in float32): long contexts get smaller blocks."""
 
@@ -66,6 +69,8 @@ def attend(
     compute = torch.float64 if query.dtype == torch.float64 else torch.float32
     keys = key.movedim(0, 1).to(compute)
     values = value.movedim(0, 1).to(compute)
+    if causal and new >= FUSED_NEW and total - new >= FUSED_PREFIX and compute is torch.float32:
+        return _fused(query.to(compute), keys, values, scale).to(query.dtype)
     if new > 1:  # one row reads each key once: a copy would cost more than the product
         keys, values = keys.contiguous(), values.contiguous()
     keys = keys.transpose(1, 2)
@@ -82,6 +87,43 @@ def attend(
         mixed = _weighted_sum(torch.softmax(scores, dim=-1), values[:, :seen])
         out[:, :, rows] = mixed.view(kv_heads, group, count, value_dim)
     return out.permute(2, 0, 1, 3).reshape(new, q_heads, value_dim).to(query.dtype)
+
+
+def _fused(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """The prefix (all of it visible) and the new tokens (causal) through torch's tiled CPU
+    kernel apart, joined by their log-sum-exp. The public function does not return that.
+
+    Args:
+        query: [n, q_heads, dim]; keys, values: [kv_heads, total, dim]; all float32.
+
+    Returns:
+        [n, q_heads, value_dim]
+    """
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    (new, q_heads, dim), kv_heads = query.shape, keys.shape[0]
+    group, prefix = q_heads // kv_heads, keys.shape[1] - new
+    by_head = query.movedim(0, 1)
+    old, old_lse = kernel(
+        by_head.reshape(1, kv_heads, group * new, dim),
+        keys[None, :, :prefix],
+        values[None, :, :prefix],
+        0.0,
+        False,
+        scale=scale,
+    )
+    recent, recent_lse = kernel(
+        by_head[None],
+        keys[None, :, prefix:].repeat_interleave(group, dim=1),
+        values[None, :, prefix:].repeat_interleave(group, dim=1),
+        0.0,
+        True,
+        scale=scale,
+    )
+    share = torch.sigmoid(recent_lse.reshape(q_heads, new) - old_lse.reshape(q_heads, new))
+    joined = torch.lerp(old.reshape(q_heads, new, -1), recent[0], share.unsqueeze(-1))
+    return joined.movedim(0, 1)
 
 
 def attend_extend(

@@ -24,6 +24,7 @@ BATCHES = {
     "prefix off the page grid": [(37, 64), (63, 1), (65, 66)],
     "block edges": [(64, 64), (128, 65), (0, 64)],
     "long prefix": [(700, 3), (1008, 16)],
+    "fused": [(1024, 64), (1100, 131)],
     "one token": [(0, 1)],
 }
 
