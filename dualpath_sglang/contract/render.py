@@ -24,7 +24,13 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
-from dualpath_sglang.contract.errors import BadRequest, BodyTooLarge, DualPathError, RendererFailure
+from dualpath_sglang.contract.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ClientError,
+    DualPathError,
+    RendererFailure,
+)
 
 VERSION = 1
 LINE_LIMIT = 16 * 1024 * 1024
@@ -172,7 +178,7 @@ def encode_reply(request_id: int | None, reply: Reply) -> bytes:
 
 
 def decode_request(line: bytes) -> tuple[int, Request]:
-    """Raises BadRequest naming the field; `request_id_of` still finds the id if it is readable."""
+    """Raises BadRequest naming the field, or BodyTooLarge; see `request_id_of` for the id then."""
     data = _object(line)
     request_id = _request_id(data)
     if request_id is None:
@@ -191,7 +197,7 @@ def decode_reply(line: bytes) -> tuple[int | None, Reply]:
         data = _object(line)
         made = _REPLIES[data["reply"]]
         reply: Reply = _build(made, data, skip={"v", "id", "reply"})
-    except (BadRequest, KeyError, TypeError) as err:
+    except (ClientError, KeyError, TypeError) as err:
         raise RendererFailure(f"the renderer sent a line that is not a reply: {err}") from err
     return _request_id(data), reply
 
@@ -221,7 +227,7 @@ def _encode(head: dict[str, Any], value: Request | Reply) -> bytes:
 
 def _object(line: bytes) -> dict[str, Any]:
     if len(line) > LINE_LIMIT:
-        raise BadRequest(f"the line has {len(line)} bytes, the limit is {LINE_LIMIT}")
+        raise BodyTooLarge(f"the line has {len(line)} bytes, the limit is {LINE_LIMIT}")
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as err:
@@ -245,8 +251,8 @@ def _build(made: type[Any], data: dict[str, Any], skip: set[str]) -> Any:
     known = {f.name: f for f in fields(made)}
     for name in data.keys() - skip - known.keys():
         raise BadRequest(f"unknown field {name!r}: use {sorted(known)}", field=name)
-    values = {name: _checked(name, str(known[name].type), v) for name, v in data.items()
-              if name in known}  # fmt: skip
+    given = {name: value for name, value in data.items() if name in known}
+    values = {name: _checked(name, str(known[name].type), given[name]) for name in given}
     try:
         return made(**values)
     except TypeError as err:
