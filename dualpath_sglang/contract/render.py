@@ -21,7 +21,7 @@ start a new rendering: `history_text` and `messages_before` hold only what came 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from dualpath_sglang.contract.errors import (
@@ -253,11 +253,10 @@ def _build(made: type[Any], data: dict[str, Any], skip: set[str]) -> Any:
         raise BadRequest(f"unknown field {name!r}: use {sorted(known)}", field=name)
     given = {name: value for name, value in data.items() if name in known}
     values = {name: _checked(name, str(known[name].type), given[name]) for name in given}
-    try:
-        return made(**values)
-    except TypeError as err:
-        missing = sorted(known.keys() - values.keys())
-        raise BadRequest(f"{err}", field=missing[0] if missing else None) from err
+    for f in fields(made):
+        if f.name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise BadRequest(f"field {f.name!r} is missing", field=f.name)
+    return made(**values)
 
 
 def _checked(name: str, kind: str, value: Any) -> Any:
