@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 ExitPolicy = Literal["stop", "keep", "restart"]
 GroupExitPolicy = Literal["", "stop", "keep", "restart"]
-Role = Literal["prefill", "decode"]
-GroupRole = Literal["prefill", "decode", "plain"]
+Role = Literal["prefill", "decode", "plain"]
+GroupRole = Role
 Scalar = str | int | float | bool
 """A value of one SGLang flag: `true` passes the bare flag, `false` leaves it out."""
 
@@ -41,7 +41,7 @@ class EngineEndpoint:
     """One running engine as the router sees it."""
 
     name: str = setting("", "unique name, shown in placements and metrics")
-    role: Role = setting("prefill", "prefill or decode")
+    role: Role = setting("prefill", "prefill, decode, or plain: one ordinary engine without P/D")
     url: str = setting("", "base URL, http://host:port")
     bootstrap_host: str = setting("", "prefill only: host of the P/D bootstrap server")
     bootstrap_port: int = setting(0, "prefill only: port of the P/D bootstrap server")
@@ -52,19 +52,45 @@ class RouterConfig:
     """The HTTP front door."""
 
     host: str = setting("127.0.0.1", "address to listen on")
-    port: int = setting(0, "port to listen on (0: pick a free one)")
+    port: int = setting(0, "port to listen on (0: pick a free one)", at_least=0)
     engines: tuple[EngineEndpoint, ...] = setting((), "the fleet; filled in by `dualpath up`")
-    model_path: str = setting("", "model folder, read by the renderer for tokenizer and template")
+    model_path: str = setting("", "model folder; its config.json bounds token ids and context")
     model_name: str = setting("", "served model name")
-    context_length: int = setting(0, "most tokens of prompt plus output (0: ask the engines)")
-    database: str = setting("", "SQLite file with the sessions (empty: in the run folder)")
+    context_length: int = setting(
+        0, "most tokens of prompt plus output (0: ask the engines)", at_least=0
+    )
+    database: str = setting(
+        "", "SQLite file with the sessions (empty: in memory; `dualpath up`: in the run folder)"
+    )
     policy: str = setting("round_robin", "placement policy")
-    renderer_socket: str = setting("", "unix socket of the renderer process")
-    turn_deadline_s: float = setting(300.0, "a turn that is not done by then fails")
-    max_body_bytes: int = setting(8 * 1024 * 1024, "largest request body accepted")
-    max_sessions: int = setting(100_000, "most live sessions")
-    max_inflight: int = setting(1024, "most turns in flight; more are answered 503")
-    log_level: str = setting("info", "debug, info, warning or error")
+    renderer_socket: str = setting(
+        "", "unix socket of the renderer process (empty: only token ids are accepted)"
+    )
+    turn_deadline_s: float = setting(
+        300.0, "a turn that is not done by then fails; `deadline_s` of a turn wins", at_least=0.001
+    )
+    default_max_new_tokens: int = setting(128, "output limit of a turn that names none", at_least=1)
+    max_body_bytes: int = setting(8 * 1024 * 1024, "largest request body accepted", at_least=1)
+    max_sessions: int = setting(100_000, "most sessions, live and stored", at_least=1)
+    loaded_sessions: int = setting(
+        4096,
+        "sessions kept in memory; the least recently used are read again from the database",
+        at_least=1,
+    )
+    max_inflight: int = setting(1024, "most turns on the engines; more wait", at_least=1)
+    max_waiting: int = setting(1024, "most turns that wait; more are answered 503", at_least=0)
+    health_interval_s: float = setting(
+        2.0, "pause between two health checks of one engine", at_least=0.01
+    )
+    health_timeout_s: float = setting(
+        25.0, "a health check without answer (SGLang itself takes up to 20 s)", at_least=0.01
+    )
+    health_failures: int = setting(
+        2,
+        "unanswered checks in a row before an engine is unhealthy; a refused connection: 1",
+        at_least=1,
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "least severe shown")
 
 
 @dataclass(frozen=True)

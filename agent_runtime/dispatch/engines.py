@@ -1,0 +1,128 @@
+"""A placed turn on its engines: both halves at once, and what happens when one of them fails.
+
+    P ── prefill ── transfer ──▶ last event (usage)
+    D ───────────────────────▶ tokens ... ──▶ last event (finish reason)
+
+The turn is done when both have ended well. When one fails, or the turn is cancelled, the other is
+aborted: its connection is closed and its engine told, since SGLang notices a closed connection
+only after a while and an abort only once it knows the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from agent_runtime.dispatch.bodies import generate_body, pairing_with
+from agent_runtime.dispatch.engine_client import Chunk, EngineClient, EngineUnreachable
+from agent_runtime.dispatch.loop import PlacementLoop
+from agent_runtime.dispatch.turn import Job, Progress, Sink
+from agent_runtime.dispatch.usage import usage_of
+from agent_runtime.scheduling.placement import Placed
+from dualpath_sglang.contract.clock import Clock
+from dualpath_sglang.contract.ids import EngineId, RequestId
+
+Meta = dict[str, Any]
+
+
+class Engines:
+    def __init__(
+        self,
+        clients: Mapping[EngineId, EngineClient],
+        loop: PlacementLoop,
+        *,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self.clients = clients
+        self._loop = loop
+        self._clock = clock
+        self._rng = rng
+        self._aborts: set[asyncio.Task[None]] = set()
+
+    async def run(self, placed: Placed, job: Job, progress: Progress, sink: Sink) -> None:
+        """Fills `progress` until the turn is done. Raises EngineFailure, BadRequest."""
+        prefill = self.clients[placed.prefill]
+        if placed.prefill == placed.decode:
+            body = generate_body(job, None)
+            halves = {placed.decode: self._decode(prefill, body, progress, sink)}
+        else:
+            body = generate_body(job, pairing_with(prefill.endpoint, self._rng))
+            decode = self.clients[placed.decode]
+            halves = {
+                placed.prefill: self._prefill(prefill, body),
+                placed.decode: self._decode(decode, body, progress, sink),
+            }
+        metas = await self._both(job.id, halves)
+        progress.ended_at = self._clock.now()
+        progress.usage = usage_of(
+            metas[placed.prefill], metas[placed.decode], len(job.prompt), len(progress.output)
+        )
+
+    async def close(self) -> None:
+        """Waits until every abort has been told."""
+        await asyncio.gather(*self._aborts, return_exceptions=True)
+
+    async def _both(
+        self, request_id: RequestId, halves: Mapping[EngineId, Coroutine[Any, Any, Meta]]
+    ) -> dict[EngineId, Meta]:
+        """The last `meta_info` of each half; the first failure ends the others."""
+        tasks = {name: asyncio.create_task(half) for name, half in halves.items()}
+        try:
+            await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
+            return {name: task.result() for name, task in tasks.items() if task.done()}
+        finally:
+            for name, task in tasks.items():
+                if not task.done() or _failure(task) is not None:
+                    self._abort(name, request_id)
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    async def _prefill(self, client: EngineClient, body: bytes) -> Meta:
+        meta: Meta = {}
+        try:
+            async with aclosing(client.generate(body)) as chunks:
+                async for chunk in chunks:
+                    meta = chunk.meta
+        except EngineUnreachable as error:
+            self._gone(client, error)
+            raise
+        return meta
+
+    async def _decode(
+        self, client: EngineClient, body: bytes, progress: Progress, sink: Sink
+    ) -> Meta:
+        meta: Meta = {}
+        try:
+            async with aclosing(client.generate(body)) as chunks:
+                async for chunk in chunks:
+                    await self._take(chunk, progress, sink)
+                    meta = chunk.meta
+        except EngineUnreachable as error:
+            self._gone(client, error)
+            raise
+        return meta
+
+    async def _take(self, chunk: Chunk, progress: Progress, sink: Sink) -> None:
+        if chunk.token_ids and progress.first_token_at is None:
+            progress.first_token_at = self._clock.now()
+        if chunk.token_ids or chunk.text:
+            await sink.tokens(chunk.token_ids, chunk.text)
+            progress.output.extend(chunk.token_ids)
+            progress.texts.append(chunk.text)
+        progress.finish_reason = chunk.finish_reason or ""
+
+    def _gone(self, client: EngineClient, error: EngineUnreachable) -> None:
+        self._loop.report_health(EngineId(client.endpoint.name), False, error.message)
+
+    def _abort(self, name: EngineId, request_id: RequestId) -> None:
+        task = asyncio.create_task(self.clients[name].abort(request_id))
+        self._aborts.add(task)
+        task.add_done_callback(self._aborts.discard)
+
+
+def _failure(task: asyncio.Task[Meta]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None

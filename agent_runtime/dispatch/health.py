@@ -1,0 +1,64 @@
+"""Asks every engine all the time whether it serves; the answers go to the placement loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from agent_runtime.config import RouterConfig
+from agent_runtime.dispatch.engine_client import EngineClient, EngineUnreachable
+from agent_runtime.dispatch.loop import PlacementLoop
+from dualpath_sglang.contract.errors import EngineFailure
+from dualpath_sglang.contract.ids import EngineId
+
+log = logging.getLogger("dualpath.health")
+
+
+class HealthChecks:
+    """One task per engine. A refused connection counts at once; an engine that is slow to
+    answer, as SGLang is within a long prefill, gets `health_failures` chances."""
+
+    def __init__(
+        self, clients: dict[EngineId, EngineClient], loop: PlacementLoop, config: RouterConfig
+    ) -> None:
+        self._clients = clients
+        self._loop = loop
+        self._config = config
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        for name, client in self._clients.items():
+            self._tasks.append(asyncio.create_task(self._watch(name, client)))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _watch(self, name: EngineId, client: EngineClient) -> None:
+        failures = 0
+        while True:
+            try:
+                await client.health(self._config.health_timeout_s)
+            except EngineFailure as error:
+                failures += 1
+                gone = isinstance(error, EngineUnreachable)
+                if gone or failures >= self._config.health_failures:
+                    self._report(name, False, error.message)
+            else:
+                failures = 0
+                await self._learn(name, client)
+                self._report(name, True, "")
+            await asyncio.sleep(self._config.health_interval_s)
+
+    async def _learn(self, name: EngineId, client: EngineClient) -> None:
+        state = self._loop.engines[name]
+        # Asked again after every outage: a restarted engine may have other settings.
+        if not state.healthy and not self._config.context_length:
+            state.context_length = await client.context_length()
+
+    def _report(self, name: EngineId, healthy: bool, detail: str) -> None:
+        if self._loop.engines[name].healthy != healthy:
+            log.info("engine %s is %s %s", name, "healthy" if healthy else "unhealthy:", detail)
+        self._loop.report_health(name, healthy, detail)

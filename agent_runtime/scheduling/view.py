@@ -1,0 +1,57 @@
+"""What a placement policy sees: frozen values, built anew for every pass.
+
+The owner of the live state (`dispatch.loop`) makes a `ClusterView` before each call and applies
+the decisions afterwards; a policy remembers nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent_runtime.config import Role
+from dualpath_sglang.contract.ids import EngineId, RequestId
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """One engine. `inflight` counts the turns that the router has on it now."""
+
+    id: EngineId
+    role: Role
+    healthy: bool
+    inflight: int = 0
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Which engine of each role got the last turn: all the memory that round robin needs."""
+
+    prefill: EngineId | None = None
+    decode: EngineId | None = None
+    plain: EngineId | None = None
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """`engines` in configuration order; `inflight` and `max_inflight` count turns of the router."""
+
+    engines: tuple[EngineView, ...]
+    inflight: int
+    max_inflight: int
+    cursor: Cursor = Cursor()
+
+    def of_role(self, role: Role) -> tuple[EngineView, ...]:
+        return tuple(engine for engine in self.engines if engine.role == role)
+
+    def healthy(self, role: Role) -> tuple[EngineView, ...]:
+        return tuple(engine for engine in self.of_role(role) if engine.healthy)
+
+
+@dataclass(frozen=True)
+class TurnView:
+    """One turn that waits for a placement; `arrived` is on the scale of `now`, in seconds."""
+
+    id: RequestId
+    prompt_tokens: int
+    new_tokens: int
+    arrived: float

@@ -1,0 +1,152 @@
+"""The words of a session: what a turn asks for, what it did, and what is kept of it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dualpath_sglang.contract.ids import SessionId
+from dualpath_sglang.contract.render import Message, OnRewrite
+
+
+@dataclass(frozen=True)
+class TokenInput:
+    token_ids: array[int]
+
+
+@dataclass(frozen=True)
+class TextInput:
+    text: str
+
+
+@dataclass(frozen=True)
+class MessagesInput:
+    messages: tuple[Message, ...]
+
+
+TurnInput = TokenInput | TextInput | MessagesInput
+
+
+@dataclass(frozen=True)
+class TurnRequest:
+    """A checked request. `sampling` holds SGLang's names; `digest` identifies the body.
+
+    `keep`: tokens of the history that stay before appending (null: all of them).
+    """
+
+    input: TurnInput
+    max_new_tokens: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    keep: int | None = None
+    if_turn: int | None = None
+    keep_partial: bool = False
+    deadline_s: float | None = None
+    on_template_rewrite: OnRewrite = "error"
+    idempotency_key: str | None = None
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """Prompt tokens that an engine found cached, by where it found them."""
+
+    device: int = 0
+    host: int = 0
+    storage: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """`prefill` is what P found, `decode` what D found (null: D does not report it)."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    prefill: Tiers
+    decode: Tiers | None
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.prompt_tokens - self.cached_tokens
+
+
+@dataclass(frozen=True)
+class PlacementRecord:
+    prefill: str
+    decode: str
+    split: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds. `ttft_s` counts from the arrival of the turn, queueing included."""
+
+    queued_s: float
+    ttft_s: float | None
+    e2e_s: float
+
+
+@dataclass(frozen=True)
+class ChatPart:
+    """What a messages turn adds to the conversation.
+
+    `after`: the messages turn that it goes on from (null: a new rendering starts here).
+    `keep_chars`: characters of the conversation's text so far that stay. `output_text` and
+    `output_content`: null until the renderer has decoded the output (it may have been away).
+    """
+
+    after: int | None
+    keep_chars: int
+    messages: tuple[Message, ...]
+    input_text: str
+    output_text: str | None = None
+    output_content: str | None = None
+
+
+@dataclass(frozen=True)
+class TurnRecord:
+    """One finished turn: `history = history[:kept] + input + output`.
+
+    `finish_reason` is SGLang's (stop, length), or `partial` for a turn that ended early and was
+    kept because of `keep_partial`.
+    """
+
+    turn: int
+    kept: int
+    input: array[int]
+    output: array[int]
+    text: str
+    finish_reason: str
+    usage: Usage
+    placement: PlacementRecord
+    timing: Timing
+    chat: ChatPart | None = None
+    idempotency_key: str | None = None
+    digest: str = ""
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.kept + len(self.input)
+
+    @property
+    def history_tokens(self) -> int:
+        """Length of the history after this turn."""
+        return self.prompt_tokens + len(self.output)
+
+
+@dataclass(frozen=True)
+class SessionHead:
+    """What a session is, apart from its turns. `created_at`: seconds since 1970, UTC."""
+
+    id: SessionId
+    created_at: float
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredSession:
+    head: SessionHead
+    turns: tuple[TurnRecord, ...]

@@ -1,0 +1,117 @@
+"""All sessions: the single owner of those in memory, in front of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent_runtime.trajectory.model import SessionHead, TurnRecord
+from agent_runtime.trajectory.session import Session
+from agent_runtime.trajectory.store import SessionStore
+from dualpath_sglang.contract.errors import Conflict, NotFound, Saturated
+from dualpath_sglang.contract.ids import SessionId
+
+
+class Sessions:
+    """At most `max_loaded` idle sessions stay in memory; busy ones always do."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        *,
+        max_sessions: int,
+        max_loaded: int,
+        wall_time: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._max_sessions = max_sessions
+        self._max_loaded = max_loaded
+        self._wall_time = wall_time
+        self._loaded: OrderedDict[SessionId, Session] = OrderedDict()
+        self._loading: dict[SessionId, asyncio.Task[Session | None]] = {}
+        self.count = 0
+
+    async def open(self) -> None:
+        await self._store.open()
+        self.count = await self._store.count()
+
+    async def close(self) -> None:
+        """Ends the turns under way, then the store."""
+        for session in list(self._loaded.values()):
+            await session.end()
+        await self._store.close()
+
+    async def create(self, session_id: SessionId | None, metadata: Mapping[str, Any]) -> Session:
+        """Raises Conflict for an id that is taken, Saturated at the limit of sessions."""
+        if self.count >= self._max_sessions:
+            raise Saturated(
+                f"{self.count} sessions exist, the limit is max_sessions={self._max_sessions}: "
+                "delete some"
+            )
+        chosen = session_id or SessionId("s-" + secrets.token_hex(16))
+        session = Session(SessionHead(chosen, self._wall_time(), dict(metadata)))
+        self.count += 1
+        created = False
+        try:
+            created = await self._store.create(session.head)
+        finally:
+            self.count -= not created
+        if not created:
+            raise Conflict(f"session {chosen!r} exists: choose another id", field="session_id")
+        self._keep(session)
+        return session
+
+    async def get(self, session_id: SessionId) -> Session:
+        """Raises NotFound."""
+        session = self._loaded.get(session_id)
+        if session is None:
+            session = await self._load(session_id)
+        if session is None or session.deleted:
+            raise NotFound(f"there is no session {session_id!r}: create it first")
+        if session_id in self._loaded:
+            self._loaded.move_to_end(session_id)
+        return session
+
+    async def delete(self, session_id: SessionId) -> None:
+        """A turn under way is cancelled first. Raises NotFound."""
+        session = await self.get(session_id)
+        await session.end()
+        if await self._store.delete(session_id):
+            self.count -= 1
+        self._loaded.pop(session_id, None)
+
+    async def find(self, session: Session, idempotency_key: str) -> TurnRecord | None:
+        return await self._store.find(session.head.id, idempotency_key)
+
+    async def commit(self, session: Session, record: TurnRecord) -> None:
+        """First the store, then the history: a turn that is not durable never happened."""
+        await self._store.append(session.head.id, record)
+        session.commit(record)
+
+    async def _load(self, session_id: SessionId) -> Session | None:
+        # One load per session at a time: two would make two histories.
+        task = self._loading.get(session_id)
+        if task is None:
+            task = asyncio.create_task(self._read(session_id))
+            self._loading[session_id] = task
+            task.add_done_callback(lambda _: self._loading.pop(session_id, None))
+        return await asyncio.shield(task)
+
+    async def _read(self, session_id: SessionId) -> Session | None:
+        stored = await self._store.load(session_id)
+        if stored is None:
+            return None
+        session = Session.from_stored(stored)
+        self._keep(session)
+        return session
+
+    def _keep(self, session: Session) -> None:
+        self._loaded[session.head.id] = session
+        excess = len(self._loaded) - self._max_loaded
+        if excess > 0:
+            idle = [name for name, other in self._loaded.items() if not other.busy]
+            for name in idle[:excess]:
+                del self._loaded[name]

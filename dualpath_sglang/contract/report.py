@@ -1,0 +1,55 @@
+"""What the plugin in one engine says of one request: rides in `meta_info` of the engine's answer.
+
+`meta_info["dualpath"]` is a list whose first entry is the tree of one `TurnReport`; SGLang carries
+it from the scheduler process to HTTP (`Req.customized_info`), so no port or query of ours is
+needed. Without the plugin the key is absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+META_KEY = "dualpath"
+VERSION = 1
+TIERS = ("device", "host", "storage", "peer")
+
+
+@dataclass(frozen=True)
+class TurnReport:
+    """Prompt tokens of one request on one engine, by where their KV came from. Units: tokens.
+
+    device, host: already in this engine's memory. storage: read from the store by this engine for
+    this request. peer: pulled from the other engine's memory. received: sent by the prefill
+    engine after its forward (decode only). computed: by a forward pass here (prefill only).
+    The six add up to the prompt.
+    """
+
+    role: str
+    device: int = 0
+    host: int = 0
+    storage: int = 0
+    peer: int = 0
+    received: int = 0
+    computed: int = 0
+    store_bytes: int = 0
+    peer_bytes: int = 0
+    plan_id: str = ""
+    split_pages: int = 0
+    load_s: float = 0.0
+    fallback: str = ""
+
+    def to_tree(self) -> dict[str, Any]:
+        return {"v": VERSION, **dataclasses.asdict(self)}
+
+
+def from_meta(meta: Mapping[str, Any]) -> TurnReport | None:
+    """The report in an engine's `meta_info`; None when there is none of this version."""
+    rows = meta.get(META_KEY)
+    row = next((r for r in rows if isinstance(r, dict)), None) if isinstance(rows, list) else None
+    if row is None or row.get("v") != VERSION:
+        return None
+    names = {f.name for f in dataclasses.fields(TurnReport)}
+    return TurnReport(**{name: value for name, value in row.items() if name in names})
