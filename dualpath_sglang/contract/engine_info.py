@@ -99,7 +99,7 @@ def _checked(name: str, kind: str, value: Any) -> Any:
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise EngineFailure(f"{name} must be a list of strings")
-    wanted: type = {"str": str, "int": int, "bool": bool}[kind]
+    wanted: type[Any] = {"str": str, "int": int, "bool": bool}[kind]
     if type(value) is not wanted or (kind == "int" and value < 0):
         raise EngineFailure(f"{name} is {value!r}, not a legal {kind}")
     return value
