@@ -1,0 +1,100 @@
+"""Settings of the plugin inside one engine, read from `DUALPATH_ENGINE_*` and from nowhere else.
+
+The environment is the one carrier that reaches every process of an engine. A name that is not
+listed here, a value of the wrong type or out of range is a ConfigError that says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from dualpath_sglang.contract.errors import ConfigError
+
+PREFIX = "DUALPATH_ENGINE_"
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """One engine's settings; the field `pin_fraction` is `DUALPATH_ENGINE_PIN_FRACTION`.
+
+    hooks: off, cpu (CPU support only) or all (the second path too). export_host, export_port:
+    where a decode engine's export server listens and is reached (empty host: SGLang's own address
+    of this machine; port 0: any). staging_deadline_s, pull_deadline_s: a decode engine's read of
+    [0, k) and a prefill engine's read of [0, n) end by then. lease_s: how long pages stay pinned
+    for a prefill engine that says nothing. pin_fraction: most of the host pool that may be pinned
+    or being staged for others. verify_pages: compare checksums of pulled pages.
+    store_bytes_per_s, peer_bytes_per_s: limits (0: none). peer_protocol, peer_device: of the
+    transfer engine. check: compare the pool's books when idle (idle: at most once a second,
+    always: at every round and a difference ends the engine). fault: faults to inject, for tests.
+    """
+
+    hooks: Literal["off", "cpu", "all"] = "cpu"
+    export_host: str = ""
+    export_port: int = 0
+    staging_deadline_s: float = 10.0
+    pull_deadline_s: float = 10.0
+    lease_s: float = 30.0
+    pin_fraction: float = 0.25
+    verify_pages: bool = False
+    store_bytes_per_s: float = 0.0
+    peer_bytes_per_s: float = 0.0
+    peer_protocol: Literal["tcp", "rdma"] = "tcp"
+    peer_device: str = ""
+    check: Literal["off", "idle", "always"] = "idle"
+    fault: str = ""
+
+    @property
+    def second_path(self) -> bool:
+        return self.hooks == "all"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> EngineConfig:
+        """Raises ConfigError for an unknown name or a bad value; other variables are not read."""
+        hints = get_type_hints(cls)
+        known = {PREFIX + field.name.upper(): field.name for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for name, text in environ.items():
+            if not name.startswith(PREFIX):
+                continue
+            if name not in known:
+                raise ConfigError(
+                    f"{name} is no setting of an engine; there are {', '.join(sorted(known))}",
+                    field=name,
+                )
+            values[known[name]] = _parsed(name, text, hints[known[name]])
+        config = cls(**values)
+        _check_ranges(config)
+        return config
+
+
+def _parsed(name: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise ConfigError(f"{name} is {text!r}, not one of {get_args(kind)}", field=name)
+        return text
+    if kind is bool:
+        if text not in ("0", "1", "true", "false"):
+            raise ConfigError(f"{name} is {text!r}, not 0, 1, true or false", field=name)
+        return text in ("1", "true")
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is {text!r}, not a number", field=name) from error
+
+
+def _check_ranges(config: EngineConfig) -> None:
+    legal = {
+        "export_port": 0 <= config.export_port < 2**16,
+        "staging_deadline_s": 0 < config.staging_deadline_s <= 600,
+        "pull_deadline_s": 0 < config.pull_deadline_s <= 600,
+        "lease_s": 0 < config.lease_s <= 3600,
+        "pin_fraction": 0 <= config.pin_fraction <= 1,
+        "store_bytes_per_s": 0 <= config.store_bytes_per_s < float("inf"),
+        "peer_bytes_per_s": 0 <= config.peer_bytes_per_s < float("inf"),
+    }
+    for field, fits in legal.items():
+        if not fits:
+            name = PREFIX + field.upper()
+            raise ConfigError(f"{name} is {getattr(config, field)}: out of range", field=name)
