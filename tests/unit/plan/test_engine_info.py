@@ -1,0 +1,77 @@
+"""What an engine publishes is read strictly: a half-understood engine gets no plans."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dualpath_sglang.contract.engine_info import (
+    INFO_KEY,
+    EngineInfo,
+    from_server_info,
+    from_tree,
+)
+from dualpath_sglang.contract.errors import EngineFailure
+from dualpath_sglang.contract.pages import KeyLayout
+
+INFO = EngineInfo(
+    role="decode",
+    sglang="0.5.21",
+    page_size=64,
+    kv_bytes_per_token=4096,
+    fingerprint="f" * 16,
+    boot_nonce="n" * 16,
+    exports=("10.0.0.7:18011", "10.0.0.7:18012"),
+    hooks=("sglang.srt.managers.scheduler.Scheduler.get_internal_state",),
+    key_layout=KeyLayout("model_", ("_0_k", "_0_v"), 64, 1, False),
+)
+
+
+@pytest.mark.parametrize("info", [INFO, replace(INFO, role="null", exports=(), key_layout=None)])
+def test_round_trip_through_json(info: EngineInfo) -> None:
+    assert from_tree(json.loads(json.dumps(info.to_tree()))) == info
+
+
+def test_found_in_server_info() -> None:
+    states = [{"page_size": 64}, {INFO_KEY: INFO.to_tree()}]
+    assert from_server_info({"version": "0.5.21", "internal_states": states}) == INFO
+
+
+@pytest.mark.parametrize(
+    "server_info",
+    [{}, {"internal_states": []}, {"internal_states": None}, {"internal_states": [{}]}],
+)
+def test_without_the_plugin_there_is_none(server_info: dict[str, Any]) -> None:
+    assert from_server_info(server_info) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"v": 2}, "version 2"),
+        ({"role": "both"}, "role is 'both'"),
+        ({"page_size": "64"}, "page_size is '64'"),
+        ({"page_size": True}, "page_size is True"),
+        ({"kv_bytes_per_token": -1}, "kv_bytes_per_token is -1"),
+        ({"exports": "10.0.0.7:1"}, "exports must be a list of strings"),
+        ({"hooks": [1]}, "hooks must be a list of strings"),
+        ({"surprise": 1}, "'surprise' is unknown"),
+        ({"key_layout": []}, "key_layout is list"),
+        ({"key_layout": {"prefix": "m_"}}, "'is_mla' is missing"),
+    ],
+)
+def test_strict(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(EngineFailure, match=says):
+        from_tree(INFO.to_tree() | change)
+
+
+def test_a_missing_field_and_no_object() -> None:
+    tree = INFO.to_tree()
+    del tree["fingerprint"]
+    with pytest.raises(EngineFailure, match="'fingerprint' is missing"):
+        from_tree(tree)
+    with pytest.raises(EngineFailure, match="is str, not an object"):
+        from_tree("decode")
