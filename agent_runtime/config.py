@@ -184,6 +184,11 @@ class StackConfig:
         "wait_complete", "how long a prefill waits for pages on their way from the store"
     )
     host: str = setting("127.0.0.1", "address engines and store listen on and are reached at")
+    hooks: Literal["all", "cpu", "off"] = setting(
+        "all",
+        "what the plugin changes in prefill and decode engines: all, cpu (what a machine without "
+        "a GPU needs; upstream SGLang otherwise) or off",
+    )
     store: StoreConfig = setting(StoreConfig, "the Mooncake store")
     engines: tuple[EngineGroup, ...] = setting(
         _one_prefill_one_decode, "groups of engines (default: one prefill and one decode)"

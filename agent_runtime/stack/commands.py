@@ -49,6 +49,8 @@ def engine_flags(config: StackConfig, group: EngineGroup, ports: EnginePorts) ->
         flags |= _pd_flags(config, group, ports) | _cache_flags(config)
         if config.store.enabled:
             flags |= _store_flags(config)
+        if second_path(config):
+            flags["radix-cache-backend"] = "dualpath"
     if config.cpu:
         flags |= {
             "device": "cpu",
@@ -60,7 +62,9 @@ def engine_flags(config: StackConfig, group: EngineGroup, ports: EnginePorts) ->
 
 def engine_env(config: StackConfig, group: EngineGroup, master: str) -> dict[str, str]:
     """Environment of one engine; `master` is host:port of the store's master or empty."""
-    env = {"SGLANG_HOST_IP": config.host}
+    second = second_path(config) and group.role != "plain"
+    hooks = "all" if second else "off" if config.hooks == "off" else "cpu"
+    env = {"SGLANG_HOST_IP": config.host, "DUALPATH_ENGINE_HOOKS": hooks}
     if config.cpu:
         env |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": str(config.cpu_threads)}
     if config.store.protocol == "tcp":
@@ -76,6 +80,11 @@ def engine_env(config: StackConfig, group: EngineGroup, master: str) -> dict[str
             "MOONCAKE_GLOBAL_SEGMENT_SIZE": "0",
         }
     return env | dict(group.env)
+
+
+def second_path(config: StackConfig) -> bool:
+    """Do prefill and decode engines get the hooks and the cache class of the second path?"""
+    return config.hooks == "all" and config.store.enabled
 
 
 def master_flags(config: StackConfig, rpc_port: int, metrics_port: int) -> Flags:

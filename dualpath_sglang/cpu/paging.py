@@ -60,6 +60,6 @@ def decode_slots(
     taken = int(opens.sum())
     if taken > free_pages.numel():
         return torch.empty(0, dtype=torch.int64), taken
-    slots = last_slots + 1
+    slots = last_slots.to(torch.int64) + 1
     slots[opens] = free_pages[:taken] * page_size
     return slots, taken

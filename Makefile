@@ -1,0 +1,77 @@
+# `make demo` and `make test` do all set-up themselves. See README.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# uv does not read PIP_FIND_LINKS, PIP_INDEX_URL and PIP_EXTRA_INDEX_URL by itself.
+LINKS := $(foreach l,$(PIP_FIND_LINKS),--find-links $(l))
+INDEX := $(if $(PIP_INDEX_URL),--index-url $(PIP_INDEX_URL)) $(foreach i,$(PIP_EXTRA_INDEX_URL),--extra-index-url $(i))
+UV := $(BIN)/uv pip install --python $(BIN)/python $(LINKS) $(INDEX)
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup system demo test test-full check format clean
+
+help:
+	@echo "make demo        set up, then serve and check a batch of agent sessions on real engines"
+	@echo "make test        set up, then all quick tests and the core on real engines (< 40 minutes)"
+	@echo "make test-full   everything else too, in resumable parts"
+	@echo "make check       ruff, mypy"
+	@echo "make setup       only the set-up: system packages and $(VENV)"
+
+setup: $(READY)
+
+# Missing system libraries are installed where we may; otherwise the command is printed.
+system:
+	@missing=""; \
+	ldconfig -p 2>/dev/null | grep -q 'libibverbs\.so\.1' || missing="$$missing libibverbs1"; \
+	ldconfig -p 2>/dev/null | grep -q 'libnuma\.so\.1' || missing="$$missing libnuma1"; \
+	[ -n "$(PYTHON)" ] || missing="$$missing python3"; \
+	$(if $(PYTHON),$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null,false) || missing="$$missing python3-venv"; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ]; then sudo=""; elif command -v sudo >/dev/null; then sudo="sudo"; \
+	else echo "missing system packages; as root: apt-get install -y$$missing" >&2; exit 1; fi; \
+	echo "installing system packages:$$missing"; \
+	$$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing
+
+$(READY): requirements-cpu.txt requirements-dev.txt pyproject.toml | system
+	@python="$(PYTHON)"; [ -n "$$python" ] || python=python3; \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=..." >&2; exit 1; }; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	@# torch with its dependencies: a CUDA build needs them, a CPU build has few.
+	$(UV) "$$(grep '^torch==' requirements-cpu.txt)"
+	$(UV) --no-deps -r requirements-cpu.txt -r requirements-dev.txt
+	$(UV) --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m benchmarks.replay.demo --out out/demo
+
+# CPU work of one engine must not be spread over threads that other engines need.
+test test-unit test-stack test-full: export OMP_NUM_THREADS = 1
+
+test: setup
+	$(PYTEST) -q tests/unit tests/contract --floor 500
+	$(PYTEST) -q -m "stack and not full" tests/integration --floor 1
+
+test-full: setup
+	$(PYTEST) -q tests/unit tests/contract --floor 500
+	$(PYTEST) -q -m stack tests/integration --floor 1
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf out .run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,134 @@
+"""What CPU support changes inside SGLang 0.5.21. Installed on CPU engines only, in every arm."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dualpath_sglang.cpu import attention, host_copy, paging, streams
+from dualpath_sglang.hooks import Hook
+
+WAIT_S = 0.001
+"""Pause of a scheduler that has nothing to compute. With more schedulers than cores, upstream's
+`sleep(0)` would take the time slices of those that have work."""
+IDLE_S = 0.004
+"""The same with no request at all: SGLang checks its pools' books on every round."""
+
+HOST_POOL_MODULE = "sglang.srt.mem_cache.pool_host.mha"
+_PAGED = "sglang.srt.mem_cache.allocator.paged.PagedTokenToKVPoolAllocator"
+
+
+def prepare() -> None:
+    """What is no hook: names that a CPU build of SGLang or torch lacks altogether."""
+    streams.complete_cpu_streams()
+    attention.install()
+    module = importlib.import_module(HOST_POOL_MODULE)
+    for copy in (
+        host_copy.transfer_kv_all_layer_direct_lf_pf,
+        host_copy.transfer_kv_per_layer_direct_pf_lf,
+    ):
+        if not hasattr(module, copy.__name__):
+            setattr(module, copy.__name__, copy)
+
+
+def host_register(buffer: torch.Tensor, registration_granularity_bytes: int | None = None) -> None:
+    """Pinning for DMA by a GPU that is not there."""
+
+
+def alloc_extend(
+    self: Any,
+    prefix_lens: torch.Tensor,
+    prefix_lens_cpu: torch.Tensor,
+    seq_lens: torch.Tensor,
+    seq_lens_cpu: torch.Tensor,
+    last_loc: torch.Tensor,
+    extend_num_tokens: int,
+    num_new_pages: int | None = None,
+) -> torch.Tensor | None:
+    """Slots int64 [extend_num_tokens] for the new tokens of a batch; None when pages lack."""
+    return _take(
+        self,
+        lambda free: paging.extend_slots(
+            prefix_lens_cpu, seq_lens_cpu, last_loc, free, self.page_size
+        ),
+    )
+
+
+def alloc_decode(
+    self: Any, seq_lens: torch.Tensor, seq_lens_cpu: torch.Tensor, last_loc: torch.Tensor
+) -> torch.Tensor | None:
+    """One slot per sequence, int64 [batch]; None when pages lack."""
+    return _take(
+        self, lambda free: paging.decode_slots(seq_lens_cpu, last_loc, free, self.page_size)
+    )
+
+
+def _take(
+    allocator: Any, choose: Callable[[torch.Tensor], tuple[torch.Tensor, int]]
+) -> torch.Tensor | None:
+    """Choose from the free pages; the released ones join them only when those run short."""
+    slots, taken = choose(allocator.free_pages)
+    if taken > len(allocator.free_pages):
+        allocator.merge_and_sort_free()
+        slots, taken = choose(allocator.free_pages)
+    if taken > len(allocator.free_pages):
+        return None
+    allocator.free_pages = allocator.free_pages[taken:]
+    return slots
+
+
+def rest(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    time.sleep(IDLE_S if scheduler.is_fully_idle() else WAIT_S)
+    return result
+
+
+def fork_children(result: Any, *args: Any, **kwargs: Any) -> Any:
+    """Scheduler and detokenizer start as copies of a process that has imported everything.
+
+    Safe here: nothing in the parent has used a thread pool of torch or opened a device by then;
+    with CUDA it would not be, and SGLang's choice stays.
+    """
+    multiprocessing.set_start_method("fork", force=True)
+    return result
+
+
+CPU_HOOKS: tuple[Hook, ...] = (
+    Hook(
+        "sglang.srt.mem_cache.pool_host.common._cuda_host_register",
+        "replace",
+        host_register,
+        "there is no CUDA runtime to register host memory with",
+        ("buffer", "registration_granularity_bytes"),
+    ),
+    Hook(
+        f"{_PAGED}.alloc_extend",
+        "replace",
+        alloc_extend,
+        "the page allocator's kernel is Triton",
+        ("prefix_lens_cpu", "seq_lens_cpu", "last_loc", "extend_num_tokens", "num_new_pages"),
+    ),
+    Hook(
+        f"{_PAGED}.alloc_decode",
+        "replace",
+        alloc_decode,
+        "the page allocator's kernel is Triton",
+        ("seq_lens_cpu", "last_loc"),
+    ),
+    Hook(
+        "sglang.srt.managers.scheduler.Scheduler.on_idle",
+        "after",
+        rest,
+        "an engine that waits for a load must not burn a core",
+    ),
+    Hook(
+        "sglang.srt.entrypoints.engine._set_envs_and_config",
+        "after",
+        fork_children,
+        "spawned children would import SGLang and torch again, 12 s of CPU each",
+    ),
+)

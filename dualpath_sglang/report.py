@@ -1,0 +1,64 @@
+"""Each engine's own account of a request: where the KV of its prompt came from.
+
+SGLang's `cached_tokens_details` on the decode engine is a copy of the prefill engine's
+(`disaggregation/decode.py`, `_commit_transfer_to_req`), so the decode side is counted here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dualpath_sglang import sglang_api as api
+from dualpath_sglang.contract.report import TurnReport
+from dualpath_sglang.hooks import Hook, guarded
+
+
+def _keep(result: Any, *args: Any, **kwargs: Any) -> Any:
+    return result
+
+
+@guarded("the report of a decode request", _keep)
+def after_decode_commit(result: Any, queue: Any, decode_req: Any) -> Any:
+    """The prompt's KV is complete on D: its own tiers, and the rest came from P."""
+    device, host, storage = api.decode_prefix(decode_req)
+    received = api.prompt_tokens(decode_req.req) - device - host - storage
+    report = TurnReport("decode", device, host, storage, received=max(0, received))
+    api.attach_report(decode_req.req, report)
+    return result
+
+
+def around_stream_output(original: Any, streamer: Any, reqs: Any, *args: Any, **kw: Any) -> Any:
+    """Before a prefill engine's answer leaves, add what its forward pass found cached."""
+    _add_prefill_reports(streamer, reqs)
+    return original(streamer, reqs, *args, **kw)
+
+
+@guarded("the report of a prefill request", lambda *_: None)
+def _add_prefill_reports(streamer: Any, reqs: Any) -> None:
+    if str(streamer.disaggregation_mode.value) != "prefill":
+        return
+    for req in reqs:
+        if api.has_report(req):
+            continue
+        device, host, storage = api.cached_by_tier(req)
+        computed = max(0, api.prompt_tokens(req) - device - host - storage)
+        api.attach_report(req, TurnReport("prefill", device, host, storage, computed=computed))
+
+
+REPORT_HOOKS: tuple[Hook, ...] = (
+    Hook(
+        "sglang.srt.disaggregation.decode.DecodeTransferQueue._commit_transfer_to_req",
+        "after",
+        after_decode_commit,
+        "D's own tiers: its answer copies P's figures",
+        ("decode_req",),
+    ),
+    Hook(
+        "sglang.srt.managers.scheduler_components.output_streamer."
+        "SchedulerOutputStreamer.stream_output",
+        "around",
+        around_stream_output,
+        "P's report leaves with its answer",
+        ("reqs",),
+    ),
+)

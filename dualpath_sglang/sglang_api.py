@@ -1,0 +1,55 @@
+"""What this plugin knows of SGLang 0.5.21's objects. Nothing outside this file and the hook tables
+reads their attributes, so a new SGLang version is met here.
+
+Functions take the live objects and give back plain values; none changes anything unless its name
+says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dualpath_sglang.contract.report import META_KEY, TurnReport
+
+TESTED_VERSION = "0.5.21"
+
+
+def version() -> str:
+    import sglang
+
+    return str(sglang.__version__)
+
+
+def role_of(scheduler: Any) -> str:
+    """prefill, decode or null (one engine that does both)."""
+    return str(scheduler.disaggregation_mode.value)
+
+
+def prompt_tokens(req: Any) -> int:
+    return len(req.origin_input_ids)
+
+
+def cached_by_tier(req: Any) -> tuple[int, int, int]:
+    """Tokens that this engine's prefill took from device, host and store; valid after its first
+    forward pass (`ScheduleBatch.prepare_for_extend`)."""
+    return req.cached_tokens_device, req.cached_tokens_host, req.cached_tokens_storage
+
+
+def decode_prefix(decode_req: Any) -> tuple[int, int, int]:
+    """Tokens that a decode engine announced from device, host and store (`DecodePrefixMatch`)."""
+    match = decode_req.prefix_match
+    if match is None:
+        return 0, 0, 0
+    return match.l1_prefix_len, match.l2_host_hit_length, match.l3_storage_hit_length
+
+
+def attach_report(req: Any, report: TurnReport) -> None:
+    """Send a report with the request's next output. SGLang slices the list by output token and
+    joins the pieces again, so the one entry arrives with the first token."""
+    info = dict(req.customized_info or {})
+    info[META_KEY] = [report.to_tree()]
+    req.customized_info = info
+
+
+def has_report(req: Any) -> bool:
+    return META_KEY in (req.customized_info or {})
