@@ -11,7 +11,7 @@ import logging
 import os
 from typing import Any
 
-from dualpath_sglang import hooks
+from dualpath_sglang import hooks, metrics, sglang_api
 from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.cpu.shims import cpu_requested
 from dualpath_sglang.engine_config import EngineConfig
@@ -57,7 +57,7 @@ def hook_table(config: EngineConfig) -> tuple[Hook, ...]:
         from dualpath_sglang.report import REPORT_HOOKS
         from dualpath_sglang.secondpath.table import SECOND_PATH_HOOKS
 
-        table += REPORT_HOOKS + SECOND_PATH_HOOKS
+        table += metrics.METRIC_HOOKS + REPORT_HOOKS + SECOND_PATH_HOOKS
     return table
 
 
@@ -66,8 +66,9 @@ def verify_installed() -> None:
     hooks.verify(hook_table(EngineConfig.from_env(os.environ)))
 
 
-def after_init_disaggregation(result: Any, *args: Any, **kwargs: Any) -> Any:
+def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     verify_installed()
+    metrics.set_role(sglang_api.role_of(scheduler))
     return result
 
 
