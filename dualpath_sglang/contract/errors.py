@@ -11,6 +11,7 @@
     ├── Saturated             503   no engine has room now; `retry_after_s` says when to come back
     ├── EngineFailure         502   an engine broke, refused or answered nonsense
     ├── RendererFailure       502   the renderer process is gone or failed
+    ├── StoreFailure          502   the store's master is gone or answered nonsense
     ├── DeadlineExceeded      504   the turn did not end within its deadline
     ├── Internal              500   a defect of ours; the cause is in the log
     ├── ConfigError           —     start-up: unknown key, bad value, missing file
@@ -84,6 +85,11 @@ class EngineFailure(DualPathError):
 class RendererFailure(DualPathError):
     http_status = 502
     kind = "renderer_failure"
+
+
+class StoreFailure(DualPathError):
+    http_status = 502
+    kind = "store_failure"
 
 
 class DeadlineExceeded(DualPathError):

@@ -11,6 +11,7 @@ publishes them as a `KeyLayout`.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 from array import array
@@ -18,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _NAMESPACE = b"sglang-cache-namespace-v1"
+_DIGEST = 32
+"""Bytes of one SHA-256 digest."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def namespace_seed(extra_key: str | None, cache_salt: str | None) -> bytes | Non
 class PageHasher:
     """Hashes of all full pages of a token sequence that grows and is cut back.
 
-    Work is proportional to what is appended since the last common page: earlier hashes are kept.
+    Work is proportional to what is appended: earlier digests are kept, 32 bytes a page.
     """
 
     def __init__(
@@ -65,34 +68,37 @@ class PageHasher:
         if page_size < 1:
             raise ValueError(f"a page has at least one token, not {page_size}")
         self.page_size = page_size
-        self._seed = namespace_seed(extra_key, cache_salt)
-        self._digests: list[bytes] = []
-        self._hashes: list[str] = []
-
-    @property
-    def hashes(self) -> tuple[str, ...]:
-        return tuple(self._hashes)
+        self._seed = namespace_seed(extra_key, cache_salt) or b""
+        self._digests = bytearray()
 
     @property
     def pages(self) -> int:
-        return len(self._hashes)
+        return len(self._digests) // _DIGEST
+
+    def hashes(self, first: int = 0, last: int | None = None) -> tuple[str, ...]:
+        """Of the pages [first, last), in hexadecimal as the store's keys have them."""
+        end = self.pages if last is None else min(last, self.pages)
+        digests = self._digests
+        return tuple(digests[i * _DIGEST : (i + 1) * _DIGEST].hex() for i in range(first, end))
 
     def keep(self, tokens: int) -> None:
         """Forget every page that does not lie whole within the first `tokens` tokens."""
-        pages = max(0, tokens) // self.page_size
-        del self._digests[pages:], self._hashes[pages:]
+        del self._digests[max(0, tokens) // self.page_size * _DIGEST :]
+
+    def fork(self, tokens: int) -> PageHasher:
+        """Another hasher that knows the pages of the first `tokens` tokens and goes its own way."""
+        other = copy.copy(self)
+        other._digests = self._digests[: max(0, tokens) // self.page_size * _DIGEST]
+        return other
 
     def extend(self, tokens: Sequence[int]) -> None:
         """`tokens`: the whole sequence. Hashes the full pages that are not hashed yet; the pages
         that are must be unchanged (`keep` drops those that are not)."""
-        for start in range(self.pages * self.page_size, self._end(len(tokens)), self.page_size):
-            digest = hashlib.sha256(self._digests[-1] if self._digests else self._seed or b"")
-            digest.update(_bytes(tokens[start : start + self.page_size]))
-            self._digests.append(digest.digest())
-            self._hashes.append(digest.hexdigest())
-
-    def _end(self, tokens: int) -> int:
-        return tokens - tokens % self.page_size
+        known, size = self.pages, self.page_size
+        last = bytes(self._digests[-_DIGEST:]) or self._seed
+        for start in range(known * size, len(tokens) - size + 1, size):
+            last = hashlib.sha256(last + _bytes(tokens[start : start + size])).digest()
+            self._digests += last
 
 
 def page_hashes(
@@ -105,7 +111,7 @@ def page_hashes(
     """The hashes of all full pages of `tokens`, first page first."""
     hasher = PageHasher(page_size, extra_key=extra_key, cache_salt=cache_salt)
     hasher.extend(tokens)
-    return hasher.hashes
+    return hasher.hashes()
 
 
 def _bytes(tokens: Sequence[int]) -> bytes:

@@ -24,7 +24,7 @@ def test_a_history_that_is_cut_and_grows_hashes_as_if_new(
         history = history[:keep] + appended
         hasher.keep(keep)
         hasher.extend(array("I", history))
-        assert hasher.hashes == page_hashes(history, page_size)
+        assert hasher.hashes() == page_hashes(history, page_size)
         assert hasher.pages == len(history) // page_size
 
 
@@ -42,6 +42,19 @@ def test_only_appended_pages_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None
     hasher.keep(100)
     hasher.extend(list(range(112)))
     assert packed == [16]
+
+
+def test_a_fork_goes_its_own_way() -> None:
+    history = list(range(100))
+    hasher = PageHasher(16)
+    hasher.extend(history)
+    fork = hasher.fork(50)
+    assert fork.hashes() == hasher.hashes(0, 3)
+    fork.extend([*history[:50], *range(900, 970)])
+    assert fork.hashes() == page_hashes([*history[:50], *range(900, 970)], 16)
+    assert hasher.hashes() == page_hashes(history, 16)
+    assert hasher.hashes(4) == hasher.hashes()[4:]
+    assert hasher.fork(-1).pages == 0
 
 
 @given(token_lists.filter(lambda t: len(t) >= 8), st.integers(0, 7))

@@ -92,8 +92,8 @@ def test_hashes_go_on_from_sglangs_last_hash(mem_cache: Any) -> None:
     hasher = PageHasher(16)
     hasher.extend(TOKENS[:160])
     hasher.extend(TOKENS[:320])
-    rest = mem_cache.utils.get_hash_str(TOKENS[160:320], hasher.hashes[9], 16)
-    assert list(hasher.hashes[10:]) == list(rest)
+    rest = mem_cache.utils.get_hash_str(TOKENS[160:320], hasher.hashes()[9], 16)
+    assert list(hasher.hashes(10)) == list(rest)
 
 
 @pytest.mark.parametrize("prefix", ["tag_org-model", None])
