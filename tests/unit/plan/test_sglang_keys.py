@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dualpath_sglang.contract.engine_info import INFO_KEY, EngineInfo, from_server_info
 from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.contract.pages import KeyLayout, PageHasher, page_hashes
 from dualpath_sglang.contract.plan import parse_kv_hints
@@ -28,10 +29,12 @@ def mem_cache() -> Any:
     install_shims()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from sglang.srt.managers import kv_hints
+        from sglang.srt.managers import io_struct, kv_hints
         from sglang.srt.mem_cache import utils
         from sglang.srt.mem_cache.storage.mooncake_store import mooncake_store
-    return SimpleNamespace(utils=utils, store=mooncake_store, kv_hints=kv_hints)
+    return SimpleNamespace(
+        utils=utils, store=mooncake_store, kv_hints=kv_hints, io_struct=io_struct
+    )
 
 
 def make_store(
@@ -133,6 +136,18 @@ def test_layouts_that_cannot_be_planned_for(
 ) -> None:
     with pytest.raises(StartupError, match=says):
         key_layout_of(make_store(mem_cache, **extra))
+
+
+def test_engine_info_travels_in_the_internal_state(mem_cache: Any) -> None:
+    """A hook after `Scheduler.get_internal_state` may add a key: the message is sent as it is."""
+    layout = key_layout_of(make_store(mem_cache, tp_size=2))
+    info = EngineInfo("decode", "0.5.21", 16, 1, "f", "n", ("h:1", "h:2"), ("hook",), layout)
+    message = mem_cache.io_struct.GetInternalStateReqOutput(internal_state={"page_size": 16})
+    message.internal_state[INFO_KEY] = info.to_tree()
+    encoded = mem_cache.io_struct.msgpack_encode(message)
+    received = mem_cache.io_struct.msgpack_decode(encoded)
+    answer = json.loads(json.dumps({"internal_states": [received.internal_state]}))
+    assert from_server_info(answer) == info
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
