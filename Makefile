@@ -31,7 +31,7 @@ system:
 	ldconfig -p 2>/dev/null | grep -q 'libibverbs\.so\.1' || missing="$$missing libibverbs1"; \
 	ldconfig -p 2>/dev/null | grep -q 'libnuma\.so\.1' || missing="$$missing libnuma1"; \
 	[ -n "$(PYTHON)" ] || missing="$$missing python3"; \
-	$(if $(PYTHON),$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null,false) || missing="$$missing python3-venv"; \
+	"$(or $(PYTHON),false)" -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ]; then sudo=""; elif command -v sudo >/dev/null; then sudo="sudo"; \
 	else echo "missing system packages; as root: apt-get install -y$$missing" >&2; exit 1; fi; \
