@@ -3,11 +3,106 @@
 from __future__ import annotations
 
 from dualpath_sglang.hooks import Hook
+from dualpath_sglang.secondpath import handlers
 
 CACHE_BACKEND = "dualpath"
 """Value of SGLang's `--radix-cache-backend`."""
 
-SECOND_PATH_HOOKS: tuple[Hook, ...] = ()
+_SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+_PREALLOC = "sglang.srt.disaggregation.decode.DecodePreallocQueue"
+_TRANSFER = "sglang.srt.disaggregation.decode.DecodeTransferQueue"
+_HYBRID = "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController"
+
+SECOND_PATH_HOOKS: tuple[Hook, ...] = (
+    Hook(
+        f"{_SCHEDULER}.init_disaggregation",
+        "after",
+        handlers.after_init_disaggregation,
+        "settings are checked, the second path starts",
+    ),
+    Hook(
+        f"{_SCHEDULER}.get_internal_state",
+        "after",
+        handlers.after_get_internal_state,
+        "the router learns what to plan with",
+    ),
+    Hook(
+        f"{_SCHEDULER}._add_request_to_queue",
+        "around",
+        handlers.around_add_request,
+        "plans are read, D stages at arrival",
+        ("req", "is_retracted"),
+    ),
+    Hook(
+        f"{_SCHEDULER}._prefetch_kvcache",
+        "around",
+        handlers.around_prefetch,
+        "P loads what the plan says, without asking the store",
+        ("req", "storage_hit_end"),
+    ),
+    Hook(
+        f"{_SCHEDULER}.is_fully_idle",
+        "after",
+        handlers.after_is_fully_idle,
+        "no flush while pages are in transfer",
+        ("for_health_check",),
+    ),
+    Hook(
+        f"{_PREALLOC}._update_handshake_waiters",
+        "after",
+        handlers.after_handshake,
+        "D announces what it has, so it waits until it has it",
+    ),
+    Hook(
+        f"{_TRANSFER}._process_hicache_local_restores",
+        "around",
+        handlers.around_local_restores,
+        "pages on their way to the device are not there yet (upstream, fixed in 0.5.23)",
+        ("decode_reqs",),
+    ),
+    Hook(
+        f"{_TRANSFER}._try_hicache_queue_load_back",
+        "around",
+        handlers.around_try_load_back,
+        "a full device is waited for while the prefix is pinned",
+        ("dr",),
+    ),
+    Hook(
+        f"{_TRANSFER}._commit_hicache_local_restore_to_req",
+        "around",
+        handlers.around_commit_restore,
+        "a prefix that grew since it was announced is cut (upstream, fixed in 0.5.22)",
+        ("decode_req",),
+    ),
+    Hook(
+        "sglang.srt.mem_cache.pool_host.base.HostKVCache.free",
+        "around",
+        handlers.around_host_free,
+        "pages in transfer are not given out again",
+        ("indices",),
+    ),
+    Hook(
+        f"{_HYBRID}._storage_hit_query",
+        "around",
+        handlers.around_hit_query,
+        "an exception would end upstream's thread for good (fixed in 0.5.23)",
+        ("operation",),
+    ),
+    Hook(
+        f"{_HYBRID}._page_transfer",
+        "around",
+        handlers.around_page_transfer,
+        "an exception would end upstream's thread for good (fixed in 0.5.23)",
+        ("operation",),
+    ),
+    Hook(
+        f"{_HYBRID}._page_backup",
+        "around",
+        handlers.around_page_backup,
+        "an exception would end upstream's thread for good (fixed in 0.5.23)",
+        ("operation",),
+    ),
+)
 
 
 def register_cache_backend() -> None:
@@ -15,10 +110,15 @@ def register_cache_backend() -> None:
     from sglang.srt.mem_cache.registry import (
         create_unified_radix_cache,
         register_radix_cache_backend,
+        registered_radix_cache_backends,
     )
-    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-    register_radix_cache_backend(
-        CACHE_BACKEND,
-        lambda ctx: create_unified_radix_cache(ctx, cache_class=UnifiedRadixCache),
-    )
+    if CACHE_BACKEND in registered_radix_cache_backends():
+        return
+
+    def build(context: object) -> object:
+        from dualpath_sglang.secondpath.radix_cache import DualPathRadixCache
+
+        return create_unified_radix_cache(context, cache_class=DualPathRadixCache)
+
+    register_radix_cache_backend(CACHE_BACKEND, build)

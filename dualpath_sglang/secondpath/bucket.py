@@ -1,0 +1,27 @@
+"""Token bucket: a bandwidth limit for one thread that can wait."""
+
+from __future__ import annotations
+
+from dualpath_sglang.contract.clock import Clock
+
+BURST_S = 0.05
+"""Bytes that may pass at once after a pause, in seconds of the rate."""
+
+
+class TokenBucket:
+    """`rate` in bytes per second, 0: no limit. A transfer larger than the burst passes and is paid
+    for afterwards, so any size works and the long-run rate holds."""
+
+    def __init__(self, rate: float, clock: Clock) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._free_at = clock.now()
+
+    def delay(self, amount: int) -> float:
+        """Account for `amount` bytes; seconds to wait before they are sent."""
+        if self._rate <= 0:
+            return 0.0
+        now = self._clock.now()
+        start = max(self._free_at, now - BURST_S)
+        self._free_at = start + amount / self._rate
+        return max(0.0, start - now)

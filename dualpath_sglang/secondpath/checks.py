@@ -1,0 +1,99 @@
+"""Settings that the second path does not work with, all found in one go.
+
+With them pages would be wrong, promises broken or requests stuck; so an engine refuses to start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+LAYOUTS = ("page_first_direct", "page_first")
+POLICIES = ("wait_complete", "timeout")
+
+
+def unsupported(server_args: Any, scheduler: Any) -> list[str]:
+    """Every violation, a sentence each. `server_args` as resolved; `scheduler` with its cache."""
+    args = server_args
+    found = _parallelism(args) + _cache_settings(args) + _other_features(args)
+    if scheduler is not None:
+        found += _live_cache(scheduler.tree_cache)
+    return found
+
+
+def _parallelism(args: Any) -> list[str]:
+    limits = {
+        "tp_size": "tensor parallelism (one verdict for all ranks is not built)",
+        "dp_size": "data parallelism (a plan names no rank)",
+        "pp_size": "pipeline parallelism (prefetches go another way)",
+        "attn_cp_size": "context parallelism",
+        "dcp_size": "decode context parallelism",
+    }
+    found = [
+        f"{name} is {getattr(args, name)}: {why} needs 1"
+        for name, why in limits.items()
+        if (getattr(args, name, 1) or 1) > 1
+    ]
+    if getattr(args, "enable_dp_attention", False):
+        found.append("enable_dp_attention: each rank has its own pool")
+    return found
+
+
+def _cache_settings(args: Any) -> list[str]:
+    wanted: dict[str, tuple[Any, ...]] = {
+        "enable_hierarchical_cache": (True,),
+        "hicache_storage_backend": ("mooncake",),
+        "hicache_mem_layout": LAYOUTS,
+        "hicache_host_memory_mode": ("cache",),
+        "hicache_write_policy": ("write_through",),
+        "hicache_storage_prefetch_policy": POLICIES,
+        "disable_radix_cache": (False,),
+        "radix_cache_backend": ("dualpath",),
+        "disaggregation_transfer_backend": ("mooncake",),
+    }
+    if args.disaggregation_mode == "decode":
+        wanted["disaggregation_decode_enable_radix_cache"] = (True,)
+        wanted["disaggregation_decode_retraction_backup"] = (None, "cpu_tensor")
+    return [
+        f"{name} is {getattr(args, name, None)!r}, not {' or '.join(map(repr, values))}"
+        for name, values in wanted.items()
+        if getattr(args, name, None) not in values
+    ]
+
+
+def _other_features(args: Any) -> list[str]:
+    off = {
+        "optimistic_prefill_attempts": "a request would come back under another key",
+        "enable_pd_role_switch": "it clears caches under running pulls",
+        "disaggregation_decode_enable_offload_kvcache": "it has a host pool of its own",
+        "enable_lora": "an adapter's page keys differ from process to process",
+        "speculative_algorithm": "its pages are keyed another way",
+        "enable_lmcache": "another cache class",
+        "enable_flexkv": "another cache class",
+        "enable_unified_cache_external_linker": "another cache class",
+        "enable_session_radix_cache": "plans do not travel with sessions",
+        "enable_streaming_session": "plans do not travel with sessions",
+    }
+    found = [f"{name}: {why}" for name, why in off.items() if getattr(args, name, None)]
+    threshold = getattr(args, "disaggregation_decode_host_receive_threshold", 0) or 0
+    if threshold > 0:
+        found.append("disaggregation_decode_host_receive_threshold: no backend supports it")
+    return found
+
+
+def _live_cache(cache: Any) -> list[str]:
+    """What can be seen at the built cache only."""
+    found = []
+    components = getattr(cache, "tree_components", ())
+    names = [str(getattr(c, "name", c)) for c in components]
+    if names != ["FULL"]:
+        found.append(f"the model's cache has the parts {names}: only full attention is supported")
+    if getattr(cache, "sidecar_pool_specs", None):
+        found.append("the model keeps more than K and V for a page (side pools)")
+    if getattr(getattr(cache, "tree_core", None), "is_eagle", False):
+        found.append("pages are keyed by pairs of tokens")
+    controller = getattr(cache, "cache_controller", None)
+    if controller is None:
+        found.append("there is no host pool (--enable-hierarchical-cache)")
+    elif not getattr(controller, "enable_storage", False):
+        found.append("the engine has no store")
+    return found

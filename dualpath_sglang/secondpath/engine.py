@@ -1,0 +1,319 @@
+"""The second path inside one engine: one object per scheduler process, ticked once a round.
+
+    arrival -> follow -> (D: staging) ... SGLang queues the operation -> take -> Load
+    tick: loads that are over are committed to the tree, D's staging goes on, books are compared
+
+All methods run on the scheduler thread. What they call in other threads never touches the tree.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+from dualpath_sglang.contract.clock import Clock, SystemClock
+from dualpath_sglang.contract.plan import Plan, clamp, parse_kv_hints
+from dualpath_sglang.engine_config import EngineConfig
+from dualpath_sglang.hooks import guarded
+from dualpath_sglang.key_layout import key_layout_of
+from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath.books import Bookkeeper, BooksError
+from dualpath_sglang.secondpath.bucket import TokenBucket
+from dualpath_sglang.secondpath.export_server import ExportServer
+from dualpath_sglang.secondpath.exports import ExportTable
+from dualpath_sglang.secondpath.faults import Faults
+from dualpath_sglang.secondpath.holds import PageHolds
+from dualpath_sglang.secondpath.load import Load, Origin
+from dualpath_sglang.secondpath.loads import Loads
+from dualpath_sglang.secondpath.meter import Meter, PrometheusMeter
+from dualpath_sglang.secondpath.protocol import Hello
+from dualpath_sglang.secondpath.pull import PeerClient
+from dualpath_sglang.secondpath.puller import Puller, Tools
+from dualpath_sglang.secondpath.requests import Followed, LoadReport, Requests
+from dualpath_sglang.secondpath.staging import Limits, Staging
+from dualpath_sglang.secondpath.store_reader import StoreReader
+from dualpath_sglang.secondpath.store_tap import StoreTap
+from dualpath_sglang.secondpath.transport import MooncakeTransport
+
+log = logging.getLogger("dualpath")
+
+RETRY_S = 0.02
+"""Pause between two tries of a planned load that finds no room."""
+
+
+class SecondPath:
+    """Built after the scheduler's queues and cache exist."""
+
+    def __init__(
+        self,
+        scheduler: Any,
+        cache: Any,
+        role: str,
+        config: EngineConfig,
+        clock: Clock | None = None,
+    ) -> None:
+        """`role`: prefill or decode. Raises StartupError where a port or the transfer engine
+        cannot be had."""
+        self.scheduler, self.cache, self.role, self.config = scheduler, cache, role, config
+        self.clock = clock or SystemClock()
+        self.meter: Meter = PrometheusMeter()
+        self.faults = Faults(config.fault)
+        self.holds = PageHolds()
+        self.requests = Requests()
+        self.pool = adapter.host_pool(cache)
+        self.keys = key_layout_of(adapter.store_of(cache))
+        self.fingerprint = adapter.fingerprint(scheduler, cache, self.pool, self.keys)
+        self.nonce = secrets.token_hex(8)
+        self.host = config.export_host or adapter.local_host()
+        self._start_threads()
+        self.books = Bookkeeper(self)
+        self.cache.second_path = self
+
+    def _start_threads(self) -> None:
+        config, pool = self.config, self.pool
+        self.transport = MooncakeTransport(
+            self.host, config.peer_protocol, config.peer_device, pool.base, pool.size
+        )
+        self.loads = Loads(self.cache, self.holds, self.meter, self.clock, config.pull_deadline_s)
+        tap = StoreTap(self.cache, self.role, pool, self.meter, self.faults)
+        bucket = TokenBucket(config.store_bytes_per_s, self.clock)
+        self.reader = StoreReader(
+            tap.read, pool.bytes_per_page, bucket, self.clock, self.loads.quarantine
+        )
+        self.client: PeerClient | None = None
+        self.server: ExportServer | None = None
+        self.staging: Staging | None = None
+        if self.role == "prefill":
+            tools = Tools(
+                tap.slow_peer(self.transport),
+                pool,
+                TokenBucket(config.peer_bytes_per_s, self.clock),
+                self.clock,
+                self.meter,
+                self.loads.quarantine,
+            )
+            self.client = PeerClient(
+                self.fingerprint, lambda address: Puller(address, tools), self.clock
+            )
+        else:
+            self._start_exports()
+        self.loads.connect(self.reader, self._on_settled)
+
+    def _start_exports(self) -> None:
+        config, pool = self.config, self.pool
+        self.exports = ExportTable(self.holds, config.lease_s)
+        hello = Hello(
+            self.fingerprint,
+            self.nonce,
+            self.transport.session,
+            pool.base,
+            pool.page_bytes,
+            pool.v_offset,
+            pool.pages,
+        )
+        self.server = ExportServer(self.exports, hello, self.host, config.export_port)
+        limits = Limits(
+            config.staging_deadline_s, int(pool.pages * config.pin_fraction), config.verify_pages
+        )
+        self.staging = Staging(
+            self.cache, pool, self.exports, self.meter, limits, lambda: self.reader.progress_at
+        )
+
+    # --- arrival ------------------------------------------------------------------------------
+
+    def plan_for(self, req: Any) -> Plan | None:
+        """The plan that came with a request, made to fit. Never raises for what was sent."""
+        counts: dict[str, int] = {}
+        plan = parse_kv_hints(adapter.hints_of(req), counts)
+        if plan is not None and not adapter.is_plain_text(req):
+            counts["not_plain_text"] = 1
+            plan = None
+        if plan is not None:
+            plan = clamp(plan, adapter.matchable_tokens(req), self.pool.page_size, counts)
+        for reason in counts:
+            self.meter.plan(reason)
+        if plan is not None:
+            self.meter.plan("taken")
+        return plan
+
+    def follow(self, req: Any) -> Followed:
+        """Before SGLang queues a request."""
+        plan = self.plan_for(req)
+        handle = adapter.handle_of(req)
+        entry = self.requests.follow(req, handle, adapter.room_of(req), plan, self.clock.now())
+        if plan is not None and plan.k > 0 and self.client is not None and plan.peers:
+            self.client.warm(plan.peers[0])
+        return entry
+
+    def stage(self, entry: Followed) -> None:
+        """D: its request waits for pre-allocation now."""
+        if self.staging is not None and entry.plan is not None and entry.plan.k > 0:
+            self.staging.add(entry, self.clock.now())
+
+    # --- loads --------------------------------------------------------------------------------
+
+    def take(self, op: Any) -> bool:
+        """Take over an operation that has its pages. False: upstream's thread reads it."""
+        if self.faults.fires("divert_error"):
+            raise RuntimeError("fault: divert_error")
+        entry = self.requests.get(op.handle)
+        size, now = self.pool.page_size, self.clock.now()
+        first = adapter.first_page(op, size)
+        plan, key = (entry.plan, entry.key) if entry else (None, None)
+        slots = adapter.op_pages(op, size)
+        peer_pages = self._peer_pages(plan, first, len(slots))
+        load = Load(op, Origin(first, key, plan), op.hash_value, slots, peer_pages, self.holds, now)
+        if self.staging is not None and key is not None and key in self.exports:
+            self.staging.show_load(load, now)
+            load.on_landed = self._show_landed
+        self.loads.add(load)
+        if peer_pages and self.client is not None and plan is not None:
+            self.client.fetch(load, plan.peers[0], first, first + peer_pages)
+        return True
+
+    def _show_landed(self, load: Load, pages: list[int]) -> None:
+        assert self.staging is not None
+        self.staging.show_landed(load, pages, self.clock.now())
+        if self.faults.fires("peer_corrupt"):
+            StoreTap.spoil(self.pool, load.slots(pages))
+
+    def _peer_pages(self, plan: Plan | None, first: int, count: int) -> int:
+        if self.client is None or plan is None or not plan.peers:
+            return 0
+        if len(self.holds.quarantined) > self.books.quarantine_limit:
+            self.meter.fallback("quarantine_full", max(0, plan.k - first))
+            return 0
+        return min(max(plan.k - first, 0), count)
+
+    def _on_settled(self, load: Load, new_tokens: int) -> None:
+        """After a load was committed."""
+        now, size = self.clock.now(), self.pool
+        entry = self.requests.get(load.owner.handle)
+        plan = load.origin.plan
+        if self.client is not None and plan is not None and plan.peers and load.origin.key:
+            self.client.done(load.origin.key, plan.peers[0])
+        if entry is None:
+            return
+        if self.staging is None:
+            entry.settled = True
+        pages, by_peer = load.done_pages, load.peer_pages()
+        report = entry.report
+        known = max(0, pages * size.page_size - new_tokens)
+        report.peer_tokens += max(0, by_peer * size.page_size - known)
+        report.store_tokens += new_tokens - max(0, by_peer * size.page_size - known)
+        report.peer_bytes += by_peer * size.bytes_per_page
+        report.store_bytes += (pages - by_peer) * size.bytes_per_page
+        report.load_s += now - load.started_at
+        report.fallback = report.fallback or load.fallback
+        self.meter.took("pull" if by_peer else "load", now - load.started_at)
+
+    # --- every round --------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        now = self.clock.now()
+        self._tick_loads(now)
+        self._tick_staging(now)
+        self._tick_retries(now)
+        self._tick_books(now)
+
+    @guarded("committing loads", lambda *_: None)
+    def _tick_loads(self, now: float) -> None:
+        self.loads.tick(now)
+
+    @guarded("staging", lambda *_: None)
+    def _tick_staging(self, now: float) -> None:
+        if self.staging is None:
+            return
+        if len(self.staging):
+            waiting, moving = adapter.decode_queues(self.scheduler)
+            self.staging.tick(adapter.live_handles(waiting), adapter.live_handles(moving), now)
+        if late := self.exports.expire(now):
+            self.meter.fallback("lease_over", late)
+
+    @guarded("asking again for planned loads", lambda *_: None)
+    def _tick_retries(self, now: float) -> None:
+        """P: a planned load that found no room is asked for again; upstream would recompute."""
+        if self.client is None:
+            return
+        for entry in self.requests.unsettled():
+            if self.cache.has_ongoing_prefetch(entry.handle):
+                continue
+            if self._overdue(entry, now):
+                entry.settled = True
+                entry.report.fallback = entry.report.fallback or "no_room"
+                self.meter.fallback("no_room")
+            elif now >= entry.next_try and not adapter.prefetch_is_limited(self.cache):
+                self.scheduler._prefetch_kvcache(entry.req)
+
+    def _tick_books(self, now: float) -> None:
+        found = self._compare_books(now)
+        if found and self.config.check == "always":
+            raise BooksError("DualPath: " + "; ".join(found))
+
+    @guarded("comparing the books", lambda *_: [])
+    def _compare_books(self, now: float) -> list[str]:
+        return self.books.tick(now)
+
+    # --- questions of the cache and the hooks -------------------------------------------------
+
+    def must_wait(self, handle: Any) -> bool:
+        """P: its planned load has not begun for lack of room."""
+        entry = self.requests.get(handle)
+        return (
+            self.client is not None
+            and entry is not None
+            and entry.plan is not None
+            and not entry.settled
+            and not self.cache.has_ongoing_prefetch(handle)
+        )
+
+    def is_overdue(self, op: Any) -> bool:
+        """An operation that waits for the store's answer for too long; loads end by themselves."""
+        return adapter.waits_for_query(op) and (
+            self.clock.now() - op.start_time > self.config.pull_deadline_s
+        )
+
+    def _overdue(self, entry: Followed, now: float) -> bool:
+        since = max(entry.since, self.reader.progress_at)
+        return now - since > self.config.pull_deadline_s or now > entry.give_up_at
+
+    def after_prefetch(self, entry: Followed) -> None:
+        """P: SGLang was asked for a planned request's load. Nothing to load: it is settled."""
+        assert entry.plan is not None
+        entry.next_try = self.clock.now() + RETRY_S
+        if self.cache.has_ongoing_prefetch(entry.handle):
+            return
+        covered = adapter.match(self.cache, entry.req, entry.plan.n * self.pool.page_size).covered
+        if covered >= entry.plan.n * self.pool.page_size:
+            entry.settled = True
+
+    def busy(self) -> bool:
+        """Is memory of this engine read or written by a transfer, or kept for one?"""
+        staged = self.staging is not None and (len(self.staging) > 0 or self.exports.active > 0)
+        return staged or len(self.loads) > 0 or self.holds.held > 0
+
+    def describe(self) -> str:
+        """For the log."""
+        exports = f", export port {self.server.port}" if self.server is not None else ""
+        return (
+            f"{self.pool.pages} host pages of {self.pool.bytes_per_page} bytes, "
+            f"fingerprint {self.fingerprint}{exports}"
+        )
+
+    def report_for(self, req: Any) -> LoadReport:
+        """What this request's load brought in; zeros when it had none."""
+        entry = self.requests.get(adapter.handle_of(req))
+        return entry.report if entry is not None else LoadReport()
+
+    def on_abort(self, handle: Any) -> None:
+        self.loads.cancel(handle)
+        entry = self.requests.get(handle)
+        if entry is not None and self.staging is None:
+            entry.settled = True
+
+    def on_reset(self) -> None:
+        """The cache forgets everything; SGLang asks `busy` before."""
+        self.loads.clear()
+        if self.staging is not None:
+            self.staging.clear("reset")

@@ -1,0 +1,41 @@
+"""Named faults for tests on real engines: `DUALPATH_ENGINE_FAULT=store_missing:2,peer_timeout`.
+
+A name fires every time, `name:3` the first three times.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from dualpath_sglang.contract.errors import ConfigError
+
+NAMES = {
+    "store_missing": "the last page of a store read is reported absent",
+    "store_short": "the last object of a store read is reported one byte short",
+    "store_error": "a store read raises",
+    "store_stall": "a store read takes 60 s",
+    "peer_timeout": "a one-sided read fails after 1 s",
+    "peer_corrupt": "a byte of each exported page changes after its checksum was taken",
+    "divert_error": "taking over a prefetch operation raises",
+}
+
+
+class Faults:
+    """Thread-safe. Raises ConfigError for an unknown name."""
+
+    def __init__(self, text: str) -> None:
+        self._lock = threading.Lock()
+        self._left: dict[str, int] = {}
+        for word in filter(None, (part.strip() for part in text.split(","))):
+            name, _, count = word.partition(":")
+            if name not in NAMES or (count and not count.isdigit()):
+                raise ConfigError(f"no fault {word!r}; there are {', '.join(NAMES)}", field="fault")
+            self._left[name] = int(count) if count else 2**31
+
+    def fires(self, name: str) -> bool:
+        """Does it happen now? Counts down."""
+        if name not in self._left:
+            return False
+        with self._lock:
+            self._left[name] -= 1
+            return self._left[name] >= 0

@@ -1,0 +1,239 @@
+"""What the hooks of the table do. Bodies are guarded: where one fails, upstream goes on alone.
+
+`current` finds the running `SecondPath`; before it is started every hook is upstream's behaviour.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from dualpath_sglang import sglang_api
+from dualpath_sglang.contract.engine_info import INFO_KEY
+from dualpath_sglang.contract.errors import StartupError
+from dualpath_sglang.engine_config import EngineConfig
+from dualpath_sglang.hooks import guarded
+from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath.checks import unsupported
+from dualpath_sglang.secondpath.engine import SecondPath
+from dualpath_sglang.secondpath.info import engine_info
+
+log = logging.getLogger("dualpath")
+
+RESTORE_RETRY_S = 20.0
+"""How long a decode engine tries again to copy a pinned prefix to a full device."""
+
+
+def current(cache: Any) -> SecondPath | None:
+    found = getattr(cache, "second_path", None)
+    return found if isinstance(found, SecondPath) else None
+
+
+def _result(result: Any, *args: Any, **kwargs: Any) -> Any:
+    return result
+
+
+def _none(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+# --- start ------------------------------------------------------------------------------------
+
+
+def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    """Raises StartupError, which ends the scheduler process: it must not serve half of this."""
+    role = sglang_api.role_of(scheduler)
+    if role in ("prefill", "decode") and current(scheduler.tree_cache) is None:
+        problems = unsupported(scheduler.server_args, scheduler)
+        if problems:
+            lines = "\n".join(f"  {problem}" for problem in problems)
+            raise StartupError(f"DualPath: {len(problems)} unsupported settings:\n{lines}")
+        path = SecondPath(scheduler, scheduler.tree_cache, role, EngineConfig.from_env(os.environ))
+        adapter.divert_prefetches(scheduler.tree_cache, path)
+        log.info("DualPath: second path of a %s engine, %s", role, path.describe())
+    return result
+
+
+@guarded("the engine's info", _result)
+def after_get_internal_state(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+    path = current(scheduler.tree_cache)
+    if path is not None:
+        result.internal_state[INFO_KEY] = engine_info(path).to_tree()
+    return result
+
+
+# --- a request arrives ------------------------------------------------------------------------
+
+
+def around_add_request(
+    original: Any, scheduler: Any, req: Any, is_retracted: bool = False, **kwargs: Any
+) -> Any:
+    entry = None if is_retracted else _follow(scheduler, req)
+    result = original(scheduler, req, is_retracted, **kwargs)
+    if entry is not None:
+        _stage(scheduler, req, entry)
+    return result
+
+
+@guarded("reading a plan", _none)
+def _follow(scheduler: Any, req: Any) -> Any:
+    path = current(scheduler.tree_cache)
+    return path.follow(req) if path is not None else None
+
+
+@guarded("staging a request", _none)
+def _stage(scheduler: Any, req: Any, entry: Any) -> None:
+    path = current(scheduler.tree_cache)
+    if path is None or path.staging is None:
+        return
+    waiting, _ = adapter.decode_queues(scheduler)
+    if any(decode_req.req is req for decode_req in waiting):
+        path.stage(entry)
+
+
+def around_prefetch(
+    original: Any, scheduler: Any, req: Any, storage_hit_end: int | None = None, **kwargs: Any
+) -> Any:
+    """A plan says how much is in the store: upstream then does not ask the store again."""
+    end = _planned_end(scheduler, req)
+    given = storage_hit_end if end is None else end
+    result = original(scheduler, req, given, **kwargs)
+    if end is not None:
+        _after_prefetch(scheduler, req)
+    return result
+
+
+@guarded("a planned prefetch", _none)
+def _planned_end(scheduler: Any, req: Any) -> int | None:
+    path = current(scheduler.tree_cache)
+    entry = path.requests.get(adapter.handle_of(req)) if path is not None else None
+    if path is None or entry is None or entry.plan is None or entry.settled:
+        return None
+    return entry.plan.n * path.pool.page_size
+
+
+@guarded("a planned prefetch", _none)
+def _after_prefetch(scheduler: Any, req: Any) -> None:
+    path = current(scheduler.tree_cache)
+    entry = path.requests.get(adapter.handle_of(req)) if path is not None else None
+    if path is not None and path.client is not None and entry is not None:
+        path.after_prefetch(entry)
+
+
+# --- decode engine ----------------------------------------------------------------------------
+
+
+@guarded("holding requests that are staged", _result)
+def after_handshake(result: Any, queue: Any, *args: Any, **kwargs: Any) -> Any:
+    path = current(queue.tree_cache)
+    if path is not None and path.staging is not None and len(path.staging):
+        for decode_req in queue.queue:
+            if path.staging.holds(adapter.handle_of(decode_req.req)):
+                decode_req.waiting_for_input = False
+    return result
+
+
+def around_local_restores(original: Any, queue: Any, decode_reqs: list[Any], **kwargs: Any) -> Any:
+    """A request must not take pages from the device whose copy to it has not ended."""
+    return original(queue, _without_copies_under_way(queue, decode_reqs), **kwargs)
+
+
+@guarded("waiting for copies to the device", lambda queue, decode_reqs: decode_reqs)
+def _without_copies_under_way(queue: Any, decode_reqs: list[Any]) -> list[Any]:
+    if current(queue.tree_cache) is None or not queue.tree_cache.ongoing_load_back:
+        return decode_reqs
+    return [d for d in decode_reqs if d.hicache_restored_node is not None]
+
+
+def around_try_load_back(original: Any, queue: Any, decode_req: Any, **kwargs: Any) -> Any:
+    result = original(queue, decode_req, **kwargs)
+    return _try_again(result, queue, decode_req)
+
+
+@guarded("restoring a pinned prefix", _result)
+def _try_again(result: Any, queue: Any, decode_req: Any) -> Any:
+    """While the pages are pinned a failed restore means a full device: that passes."""
+    path = current(queue.tree_cache)
+    status = type(decode_req.hicache_restore_status)
+    if path is None or path.staging is None or decode_req.hicache_restore_status != status.FAILED:
+        return result
+    if not path.staging.may_retry_restore(
+        adapter.handle_of(decode_req.req), time.monotonic(), RESTORE_RETRY_S
+    ):
+        return result
+    decode_req.hicache_restore_status = status.PENDING
+    return False
+
+
+def around_commit_restore(original: Any, queue: Any, decode_req: Any, **kwargs: Any) -> Any:
+    _cut_restored(queue, decode_req)
+    return original(queue, decode_req, **kwargs)
+
+
+@guarded("cutting a restored prefix", _none)
+def _cut_restored(queue: Any, decode_req: Any) -> None:
+    """Another request may have lengthened the prefix since it was announced to P."""
+    match, indices = decode_req.prefix_match, decode_req.hicache_restored_kv_indices
+    if current(queue.tree_cache) is None or match is None or indices is None:
+        return
+    announced = match.decode_prefix_len - match.l1_prefix_len
+    if len(indices) > announced:
+        decode_req.hicache_restored_kv_indices = indices[:announced]
+
+
+# --- memory and idleness ----------------------------------------------------------------------
+
+
+def around_host_free(original: Any, pool: Any, indices: Any, **kwargs: Any) -> Any:
+    """Pages that a transfer still touches are freed when it has ended."""
+    return original(pool, _not_held(pool, indices), **kwargs)
+
+
+@guarded("keeping pages in transfer", lambda pool, indices: indices)
+def _not_held(pool: Any, indices: Any) -> Any:
+    holds = getattr(pool, "dualpath_holds", None)
+    if holds is None or holds.held == 0:
+        return indices
+    size = int(pool.page_size)
+    pages = adapter.pages_of(indices, size)
+    kept = holds.retain(pages)
+    return adapter.slots_of([p for p in pages if p not in kept], size) if kept else indices
+
+
+@guarded("idleness", _result)
+def after_is_fully_idle(
+    result: Any, scheduler: Any, for_health_check: bool = False, *args: Any, **kwargs: Any
+) -> Any:
+    path = current(getattr(scheduler, "tree_cache", None))
+    if result and not for_health_check and path is not None and path.busy():
+        return False
+    return result
+
+
+# --- storage threads: an exception fails one operation, not the thread ------------------------
+
+
+def around_hit_query(original: Any, controller: Any, operation: Any, *args: Any, **kw: Any) -> Any:
+    try:
+        return original(controller, operation, *args, **kw)
+    except Exception:
+        log.exception("DualPath: the store did not say what it has; taken as nothing")
+        return [], 0
+
+
+def around_page_backup(original: Any, controller: Any, operation: Any, **kwargs: Any) -> Any:
+    try:
+        return original(controller, operation, **kwargs)
+    except Exception:
+        log.exception("DualPath: pages could not be written to the store")
+        return None
+
+
+def around_page_transfer(original: Any, controller: Any, operation: Any, **kwargs: Any) -> Any:
+    try:
+        return original(controller, operation, **kwargs)
+    except Exception:
+        log.exception("DualPath: pages could not be read from the store")
+        return None

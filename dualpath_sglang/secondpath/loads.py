@@ -1,0 +1,133 @@
+"""The loads of one engine from their start to the tree, and the slots that late bytes may reach."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from dualpath_sglang.contract.clock import Clock
+from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath.holds import PageHolds
+from dualpath_sglang.secondpath.load import Load, State
+from dualpath_sglang.secondpath.meter import Meter
+from dualpath_sglang.secondpath.store_reader import StoreReader
+
+log = logging.getLogger("dualpath")
+
+QUARANTINE_S = 60.0
+"""Twice Mooncake's own limit of a transfer (`MC_TRANSFER_TIMEOUT`, 30 s)."""
+
+
+class Loads:
+    """Scheduler thread only, but for `quarantine`."""
+
+    def __init__(
+        self, cache: Any, holds: PageHolds, meter: Meter, clock: Clock, deadline_s: float
+    ) -> None:
+        """`deadline_s`: a load without a page for so long is over with what it has; waiting behind
+        loads that progress does not count."""
+        self._cache = cache
+        self._holds = holds
+        self._meter = meter
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self._loads: list[Load] = []
+        self._lost: list[tuple[float, list[int]]] = []
+
+    def connect(self, reader: StoreReader, on_settled: Callable[[Load, int], None]) -> None:
+        """`on_settled` gets a committed load and its tokens that were new to the tree."""
+        self._reader = reader
+        self._on_settled = on_settled
+
+    def add(self, load: Load) -> None:
+        load.on_store_work = self._reader.wake
+        self._loads.append(load)
+        self._reader.submit(load)
+
+    def quarantine(self, slots: list[int]) -> None:
+        """Slots stay held until no byte of a failed transfer can arrive. Any thread."""
+        if slots:
+            self._lost.append((self._clock.now() + QUARANTINE_S, slots))
+
+    def cancel(self, handle: Any) -> None:
+        """The request is gone: its load counts no page from now on, its pages go at the next
+        tick."""
+        for load in self._loads:
+            if load.owner.handle == handle:
+                load.seal("aborted")
+
+    def clear(self) -> None:
+        for load in self._loads:
+            load.seal("reset")
+        self._loads.clear()
+
+    def tick(self, now: float) -> None:
+        self._end_quarantine(now)
+        for load in list(self._loads):
+            self._mend(load)
+            self._check_deadline(load, now)
+            if load.settled:
+                self._loads.remove(load)
+                self._commit(load)
+
+    def owned(self) -> set[int]:
+        """Pages of loads that are not over."""
+        return {slot for load in self._loads for slot in load.all_slots()}
+
+    def __len__(self) -> int:
+        return len(self._loads)
+
+    def _end_quarantine(self, now: float) -> None:
+        while self._lost and self._lost[0][0] <= now:
+            self._holds.release(self._lost.pop(0)[1])
+        adapter.free_pages(self._cache, self._holds.take_freeable())
+
+    def _mend(self, load: Load) -> None:
+        """Other slots for pages whose slots a failed pull may still write."""
+        pages = load.suspects()
+        if not pages or load.settled:
+            return
+        self._meter.fallback("peer_read", len(pages))
+        slots = adapter.alloc_pages(self._cache, len(pages))
+        if slots is None:
+            load.give_up(min(pages))
+            return
+        size = self._cache.page_size
+        for page, slot in zip(pages, slots, strict=True):
+            adapter.move_page(load.owner, page, slot, size)
+        old = load.replace(dict(zip(pages, slots, strict=True)))
+        adapter.free_pages(self._cache, old)
+
+    def _check_deadline(self, load: Load, now: float) -> None:
+        if load.settled:
+            return
+        plan = load.origin.plan
+        if plan is not None and now > load.started_at + plan.deadline_ms / 1000:
+            self._meter.fallback("plan_deadline")
+            load.seal("plan_deadline")
+            return
+        since = max(load.progress_at, load.started_at)
+        if load.waits(State.WAIT_STORE):
+            since = max(since, self._reader.progress_at)
+        if now - since <= self._deadline_s:
+            return
+        if load.leave_peer("peer_deadline"):
+            load.progress_at = now
+        else:
+            self._meter.fallback("store_deadline")
+            load.seal("store_deadline")
+
+    def _commit(self, load: Load) -> None:
+        pages = load.seal()
+        for reason, count in load.left.items():
+            self._meter.fallback(reason, count)
+        if pages < load.pages and load.fallback in ("store_missing", "store_broken"):
+            self._meter.fallback(load.fallback, load.pages - pages)
+        try:
+            new_tokens = self._cache.commit_load(load.owner, pages, load.peer_pages())
+        except Exception:
+            adapter.forget_prefetch(self._cache, load.owner.handle)
+            self._meter.fallback("commit_error", load.pages)
+            raise
+        self._on_settled(load, new_tokens)

@@ -1,0 +1,88 @@
+"""SGLang's radix cache with the places where the second path takes part in it.
+
+Built by `--radix-cache-backend dualpath`. Without a running `SecondPath` it is upstream's cache.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+from dualpath_sglang.secondpath import adapter
+
+if TYPE_CHECKING:
+    from dualpath_sglang.secondpath.engine import SecondPath
+
+log = logging.getLogger("dualpath")
+
+
+class DualPathRadixCache(UnifiedRadixCache):  # type: ignore[misc]
+    """Scheduler thread only, like its base."""
+
+    second_path: SecondPath | None = None
+
+    def check_hicache_events(self) -> None:
+        super().check_hicache_events()
+        if self.second_path is not None:
+            self.second_path.tick()
+
+    def query_storage_hit_length(self, *args: Any, **kwargs: Any) -> int:
+        """D promises what it holds: upstream would ask the store here, blocking, every round."""
+        if self.second_path is None:
+            return int(super().query_storage_hit_length(*args, **kwargs))
+        return 0
+
+    def check_prefetch_progress(self, request: Any) -> bool:
+        """False keeps a request out of the next batch."""
+        if self.second_path is not None and self.second_path.must_wait(request):
+            return False
+        return bool(super().check_prefetch_progress(request))
+
+    def _can_terminate_prefetch(self, operation: Any) -> bool:
+        """Loads end by their own deadline; an operation without pages waits for a store query."""
+        if self.second_path is None:
+            return bool(super()._can_terminate_prefetch(operation))
+        return bool(self.second_path.is_overdue(operation))
+
+    def release_aborted_request(self, request: Any) -> None:
+        if self.second_path is not None:
+            self.second_path.on_abort(request)
+        super().release_aborted_request(request)
+
+    def reset(self) -> None:
+        if self.second_path is not None:
+            self.second_path.on_reset()
+        super().reset()
+
+    def is_waiting_for_query(self, request: Any) -> bool:
+        """Has this request an operation that has no pages yet?"""
+        info = self.ongoing_prefetch.get(request)
+        return info is not None and adapter.waits_for_query(info.operation)
+
+    def commit_load(self, operation: Any, pages: int, peer_pages: int) -> int:
+        """Put the first `pages` pages of an operation into the tree and release the others;
+        returns tokens that were new to the tree. The operation must not be used afterwards."""
+        info = self.ongoing_prefetch.get(operation.handle)
+        new = 0
+        if info is not None and info.operation is operation:
+            operation.completed_tokens = pages * self.page_size
+            self._handle_prefetch_result(operation)
+            new = self._leave_out_peer(operation.handle, pages, peer_pages)
+        self.cache_controller.append_host_mem_release(
+            operation.host_indices[operation.completed_tokens :]
+        )
+        return new
+
+    def _leave_out_peer(self, handle: Any, pages: int, peer_pages: int) -> int:
+        """SGLang reports as read from the store what is counted here: not what D delivered, which
+        is the head of an operation. Pages that the tree had already are its first ones, too."""
+        loaded = int(self.prefetch_loaded_tokens_by_reqid.get(handle, 0))
+        known = pages * self.page_size - loaded
+        by_peer = min(loaded, max(0, peer_pages * self.page_size - known))
+        start = self.prefetch_loaded_storage_start_by_reqid.get(handle)
+        if by_peer and start is not None:
+            self.prefetch_loaded_tokens_by_reqid[handle] = loaded - by_peer
+            self.prefetch_loaded_storage_start_by_reqid[handle] = start + by_peer
+        return loaded

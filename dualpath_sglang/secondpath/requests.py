@@ -1,0 +1,80 @@
+"""The requests that this engine follows: their plan, and what became of their load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dualpath_sglang.contract.plan import Plan
+from dualpath_sglang.secondpath.load import Key
+
+KEEP_S = 900.0
+"""A request can end without passing any of our hooks; its entry goes then."""
+
+
+@dataclass
+class LoadReport:
+    """Tokens and bytes that one request's load brought in, by source. split_pages: the plan's k.
+    load_s: from its first page asked for to its last. fallback: why it was not as planned."""
+
+    peer_tokens: int = 0
+    store_tokens: int = 0
+    peer_bytes: int = 0
+    store_bytes: int = 0
+    plan_id: str = ""
+    split_pages: int = 0
+    load_s: float = 0.0
+    fallback: str = ""
+
+
+@dataclass
+class Followed:
+    """One request. key and plan: none for one without a plan. settled: its load is over, or will
+    not be tried (again). next_try: when it may be asked for again, monotonic seconds."""
+
+    req: Any
+    handle: Any
+    since: float
+    key: Key | None
+    plan: Plan | None
+    report: LoadReport
+    settled: bool = False
+    next_try: float = float("inf")
+
+    @property
+    def give_up_at(self) -> float:
+        """The plan's own deadline, monotonic seconds."""
+        return self.since + self.plan.deadline_ms / 1000 if self.plan else float("inf")
+
+
+class Requests:
+    """By cache handle. Scheduler thread only."""
+
+    def __init__(self) -> None:
+        self._followed: dict[Any, Followed] = {}
+
+    def follow(self, req: Any, handle: Any, room: int, plan: Plan | None, now: float) -> Followed:
+        report = LoadReport()
+        if plan is not None:
+            report.plan_id, report.split_pages = plan.plan_id, plan.k
+        key = (room, plan.plan_id) if plan is not None else None
+        entry = Followed(req, handle, now, key, plan, report)
+        self._followed[handle] = entry
+        return entry
+
+    def get(self, handle: Any) -> Followed | None:
+        return self._followed.get(handle)
+
+    def drop(self, handle: Any) -> Followed | None:
+        return self._followed.pop(handle, None)
+
+    def unsettled(self) -> list[Followed]:
+        """Planned requests whose load has not come to an end."""
+        return [e for e in self._followed.values() if e.plan is not None and not e.settled]
+
+    def expire(self, now: float) -> None:
+        for handle in [h for h, e in self._followed.items() if now - e.since > KEEP_S]:
+            del self._followed[handle]
+
+    def __len__(self) -> int:
+        return len(self._followed)

@@ -1,0 +1,227 @@
+"""A decode engine's part of a plan: read [0, k) into its host pool, show it to P, keep it.
+
+    WAITING --room, anchor--> LOADING --load over--> STAGED --restored or gone--> (dropped)
+       '--------all of it is here already------------^
+
+A request that is WAITING or LOADING is held out of pre-allocation, so that what D announces to P
+is what it has. Everything here runs on the scheduler thread, once a round.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath.checksum import page_sums
+from dualpath_sglang.secondpath.exports import ExportTable
+from dualpath_sglang.secondpath.load import Load
+from dualpath_sglang.secondpath.meter import Meter
+from dualpath_sglang.secondpath.pool import HostPool
+from dualpath_sglang.secondpath.requests import Followed
+
+log = logging.getLogger("dualpath")
+
+
+class Step(Enum):
+    WAITING = "waiting"
+    LOADING = "loading"
+    STAGED = "staged"
+
+
+@dataclass
+class Staged:
+    """One request. end: tokens of its prompt to stage. since: start of the present step."""
+
+    followed: Followed
+    end: int
+    step: Step
+    since: float
+    shown: bool = False
+    pinned_node: Any = None
+    pin_receipt: Any = None
+    restore_since: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """deadline_s: without progress. pin_pages: most pages staged or pinned at a time."""
+
+    deadline_s: float
+    pin_pages: int
+    verify: bool
+
+
+class Staging:
+    """All staged requests of this engine, oldest first."""
+
+    def __init__(
+        self,
+        cache: Any,
+        pool: HostPool,
+        exports: ExportTable,
+        meter: Meter,
+        limits: Limits,
+        progress_at: Callable[[], float],
+    ) -> None:
+        """`progress_at`: when the store reader last brought in a page, monotonic seconds."""
+        self._cache = cache
+        self._pool = pool
+        self._exports = exports
+        self._meter = meter
+        self._limits = limits
+        self._progress_at = progress_at
+        self._entries: OrderedDict[Any, Staged] = OrderedDict()
+
+    def add(self, followed: Followed, now: float) -> None:
+        """Take up a plan with k > 0 whose request waits for pre-allocation."""
+        assert followed.plan is not None
+        assert followed.key is not None
+        pages = min(followed.plan.k, self._limits.pin_pages)
+        if pages < followed.plan.k:
+            self._meter.fallback("pin_cap", followed.plan.k - pages)
+            followed.report.fallback = "pin_cap"
+        self._exports.open(followed.key, now)
+        entry = Staged(followed, pages * self._pool.page_size, Step.WAITING, now)
+        self._entries[followed.handle] = entry
+        if pages == 0:
+            self._finish(entry, now)
+
+    def holds(self, handle: Any) -> bool:
+        """Must this request not be pre-allocated yet?"""
+        entry = self._entries.get(handle)
+        return entry is not None and entry.step is not Step.STAGED
+
+    def may_retry_restore(self, handle: Any, now: float, limit_s: float) -> bool:
+        """Its prefix is pinned, and the copy to the device has not been tried for long."""
+        entry = self._entries.get(handle)
+        if entry is None or entry.pin_receipt is None:
+            return False
+        entry.restore_since = entry.restore_since or now
+        return now - entry.restore_since < limit_s
+
+    def tick(self, waiting: dict[Any, Any], moving: dict[Any, Any], now: float) -> None:
+        """`waiting`, `moving`: decode requests by handle, before and after pre-allocation."""
+        blocked = False
+        for handle, entry in list(self._entries.items()):
+            if handle in waiting:
+                if entry.step is Step.WAITING and not blocked:
+                    # Those behind wait too, so that a large one is not overtaken for ever.
+                    blocked = not self._try_start(entry, now)
+                elif entry.step is Step.LOADING:
+                    self._watch(entry, now)
+            elif handle not in moving or not adapter.restore_pending(moving[handle]):
+                self._drop(entry, "" if entry.step is Step.STAGED else "aborted")
+
+    def show_load(self, load: Load, now: float) -> None:
+        """The operation of a staged request has its pages: tell P where they will be."""
+        assert load.origin.key is not None
+        self._exports.reserve(
+            load.origin.key, load.origin.first_page, load.all_slots(), load.hashes, now
+        )
+
+    def show_landed(self, load: Load, pages: list[int], now: float) -> None:
+        """Pages of a load are in. Called by the thread that reads the store."""
+        assert load.origin.key is not None
+        sums = page_sums(self._pool, load.slots(pages)) if self._limits.verify else ()
+        at = load.origin.first_page
+        self._exports.ready(load.origin.key, [at + p for p in pages], sums, now)
+
+    def clear(self, reason: str) -> None:
+        for entry in list(self._entries.values()):
+            self._drop(entry, reason)
+
+    @property
+    def pinned_pages(self) -> int:
+        """Pages being staged or pinned."""
+        size = self._pool.page_size
+        return sum(e.end // size for e in self._entries.values() if e.step is not Step.WAITING)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # --- steps --------------------------------------------------------------------------------
+
+    def _try_start(self, entry: Staged, now: float) -> bool:
+        """False: it waits on, for room or for a copy that is under way."""
+        if self._stalled(entry, now):
+            self._meter.fallback("staging_deadline", entry.end // self._pool.page_size)
+            entry.followed.report.fallback = "staging_deadline"
+            self._finish(entry, now)
+            return True
+        pages = entry.end // self._pool.page_size
+        if self.pinned_pages + pages > self._limits.pin_pages and self.pinned_pages > 0:
+            return False
+        found = adapter.match(self._cache, entry.followed.req, entry.end)
+        if found.covered >= entry.end:
+            self._show_present(entry, now)
+            self._finish(entry, now)
+            return True
+        if found.host_node is None:
+            return False
+        self._show_present(entry, now)
+        if not adapter.start_prefetch(self._cache, entry.followed.req, found, entry.end):
+            return False
+        entry.step, entry.since = Step.LOADING, now
+        return True
+
+    def _show_present(self, entry: Staged, now: float) -> None:
+        """Pages that lie in the host pool already."""
+        if entry.shown:
+            return
+        entry.shown = True
+        key = entry.followed.key
+        assert key is not None
+        for run in adapter.host_runs(self._cache, entry.followed.req, entry.end):
+            self._exports.reserve(key, run.first, run.pages, run.hashes, now)
+            sums = page_sums(self._pool, run.pages) if self._limits.verify else ()
+            pages = range(run.first, run.first + len(run.pages))
+            self._exports.ready(key, pages, sums, now)
+
+    def _watch(self, entry: Staged, now: float) -> None:
+        handle = entry.followed.handle
+        if not self._cache.has_ongoing_prefetch(handle):
+            self._finish(entry, now)
+        elif self._stalled(entry, now) and self._cache.is_waiting_for_query(handle):
+            # The store's existence query hangs; a load that has its pages has its own deadline.
+            self._meter.fallback("staging_deadline", entry.end // self._pool.page_size)
+            entry.followed.report.fallback = "staging_deadline"
+            adapter.drop_prefetch(self._cache, handle)
+            self._finish(entry, now)
+
+    def _finish(self, entry: Staged, now: float) -> None:
+        """Pin what is here of [0, k) and let the request go on."""
+        followed = entry.followed
+        self._cache.pop_prefetch_loaded_tokens(followed.handle)
+        found = adapter.match(self._cache, followed.req, entry.end)
+        node = found.host_node
+        if node is not None and not adapter.is_root(self._cache, node):
+            entry.pin_receipt = adapter.pin(self._cache, node)
+            entry.pinned_node = node
+        assert followed.key is not None
+        assert followed.plan is not None
+        short = found.covered < followed.plan.k * self._pool.page_size
+        self._exports.end(followed.key, "staging_short" if short else "")
+        self._meter.took("staging", now - followed.since)
+        followed.settled = True
+        entry.step, entry.since = Step.STAGED, now
+
+    def _drop(self, entry: Staged, reason: str) -> None:
+        followed = entry.followed
+        if entry.step is not Step.STAGED:
+            adapter.drop_prefetch(self._cache, followed.handle)
+        if entry.pin_receipt is not None:
+            adapter.unpin(self._cache, entry.pinned_node, entry.pin_receipt)
+        assert followed.key is not None
+        self._exports.forget(followed.key, reason)
+        followed.settled = True
+        self._entries.pop(followed.handle, None)
+
+    def _stalled(self, entry: Staged, now: float) -> bool:
+        """No progress of this engine's store reads for too long, or past the plan's own end."""
+        since = max(entry.since, self._progress_at())
+        return now - since > self._limits.deadline_s or now > entry.followed.give_up_at

@@ -1,0 +1,78 @@
+"""The way from this engine to the store: reads pages, counts them, and lets tests break them."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath.faults import Faults
+from dualpath_sglang.secondpath.meter import Meter, Path
+from dualpath_sglang.secondpath.pool import HostPool
+from dualpath_sglang.secondpath.store_reader import PageRead
+from dualpath_sglang.secondpath.transport import Transport
+
+STALL_S = 60.0
+
+
+class StoreTap:
+    """Called by the thread that reads the store."""
+
+    def __init__(self, cache: Any, role: str, pool: HostPool, meter: Meter, faults: Faults) -> None:
+        self._cache = cache
+        self._path: Path = "store_to_prefill" if role == "prefill" else "store_to_decode"
+        self._pool = pool
+        self._meter = meter
+        self._faults = faults
+
+    def read(self, hashes: Sequence[str], pages: Sequence[int]) -> list[PageRead]:
+        """As `store_reader.ReadPages`."""
+        if self._faults.fires("store_error"):
+            raise OSError("fault: store_error")
+        if self._faults.fires("store_stall"):
+            time.sleep(STALL_S)
+        results = adapter.read_store(self._cache, hashes, pages)
+        for name in ("store_missing", "store_short"):
+            if self._faults.fires(name):
+                results[-1] = PageRead.ABSENT
+        good = sum(1 for result in results if result is PageRead.OK)
+        if good:
+            size = self._pool
+            self._meter.moved(self._path, good * size.page_size, good * size.bytes_per_page)
+        return results
+
+    def slow_peer(self, transport: Transport) -> Transport:
+        """`transport`, or one that fails where a test wants it to."""
+        return _FailingTransport(transport, self._faults)
+
+    @staticmethod
+    def spoil(pool: HostPool, pages: Sequence[int]) -> None:
+        """Change the K of pages in the host pool, as a memory error would."""
+        for page in pages:
+            at = pool.addresses(page)[0]
+            view = (ctypes.c_uint8 * pool.page_bytes).from_address(at)
+            for i in range(0, pool.page_bytes, 4):
+                view[i + 1] ^= 0x7F
+
+
+class _FailingTransport:
+    def __init__(self, inner: Transport, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+
+    @property
+    def session(self) -> str:
+        return self._inner.session
+
+    def read(
+        self, session: str, local: Sequence[int], remote: Sequence[int], lengths: Sequence[int]
+    ) -> bool:
+        if self._faults.fires("peer_timeout"):
+            time.sleep(1.0)
+            return False
+        return self._inner.read(session, local, remote, lengths)
+
+    def renew(self) -> None:
+        self._inner.renew()
