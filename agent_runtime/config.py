@@ -79,6 +79,9 @@ class RouterConfig:
     )
     max_inflight: int = setting(1024, "most turns on the engines; more wait", at_least=1)
     max_waiting: int = setting(1024, "most turns that wait; more are answered 503", at_least=0)
+    no_engine_wait_s: float = setting(
+        10.0, "a turn waits so long for an engine to come back when none is healthy", at_least=0
+    )
     health_interval_s: float = setting(
         2.0, "pause between two health checks of one engine", at_least=0.01
     )
@@ -118,6 +121,10 @@ class StoreConfig:
     prefetch_threshold: int = setting(
         0, "fewest tokens worth reading from the store (0: one page)", at_least=0
     )
+    host: str = setting("", "address of the master and storage node started here (empty: host)")
+    command_prefix: tuple[str, ...] = setting(
+        (), "words before their commands, such as nsenter --net=..."
+    )
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,13 @@ class EngineGroup:
         dict, "more SGLang flags, key: value; they win over the generated ones"
     )
     env: Mapping[str, str] = setting(dict, "more environment variables of these engines")
+    host: str = setting("", "address these engines listen on and are reached at (empty: host)")
+    store_host: str = setting(
+        "", "their address for store traffic, on a network of its own (empty: as host)"
+    )
+    command_prefix: tuple[str, ...] = setting(
+        (), "words before their commands, such as nsenter --net=... or numactl ..."
+    )
     on_child_exit: GroupExitPolicy = setting("", "as on_child_exit.engines, for this group only")
 
 

@@ -38,13 +38,23 @@ class EnginePorts:
     bootstrap: int = 0
 
 
+def group_host(config: StackConfig, group: EngineGroup) -> str:
+    """Where the engines of a group listen and are reached."""
+    return group.host or config.host
+
+
+def store_host(config: StackConfig) -> str:
+    """Where the master and the storage node listen and are reached."""
+    return config.store.host or config.host
+
+
 def model_name(config: StackConfig) -> str:
     return config.model.served_name or Path(config.model.path).resolve().name
 
 
 def engine_flags(config: StackConfig, group: EngineGroup, ports: EnginePorts) -> Flags:
     """All SGLang flags of one engine. The group's own flags come last and win."""
-    flags = _base_flags(config, ports)
+    flags = _base_flags(config, group, ports)
     if group.role != "plain":
         flags |= _pd_flags(config, group, ports) | _cache_flags(config)
         if config.store.enabled:
@@ -64,7 +74,8 @@ def engine_env(config: StackConfig, group: EngineGroup, master: str) -> dict[str
     """Environment of one engine; `master` is host:port of the store's master or empty."""
     second = second_path(config) and group.role != "plain"
     hooks = "all" if second else "off" if config.hooks == "off" else "cpu"
-    env = {"SGLANG_HOST_IP": config.host, "DUALPATH_ENGINE_HOOKS": hooks}
+    host = group_host(config, group)
+    env = {"SGLANG_HOST_IP": host, "DUALPATH_ENGINE_HOOKS": hooks}
     if config.cpu:
         env |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": str(config.cpu_threads)}
     if config.store.protocol == "tcp":
@@ -75,7 +86,7 @@ def engine_env(config: StackConfig, group: EngineGroup, master: str) -> dict[str
             "MOONCAKE_PROTOCOL": config.store.protocol,
             "MOONCAKE_DEVICE": config.store.device_name,
             "MOONCAKE_TE_META_DATA_SERVER": "P2PHANDSHAKE",
-            "MOONCAKE_LOCAL_HOSTNAME": config.host,
+            "MOONCAKE_LOCAL_HOSTNAME": group.store_host or host,
             # Engines own no store memory: the storage node does.
             "MOONCAKE_GLOBAL_SEGMENT_SIZE": "0",
         }
@@ -91,8 +102,8 @@ def master_flags(config: StackConfig, rpc_port: int, metrics_port: int) -> Flags
     flags: Flags = {
         "rpc_port": rpc_port,
         "metrics_port": metrics_port,
-        "rpc_address": config.host,
-        "metrics_host": config.host,
+        "rpc_address": store_host(config),
+        "metrics_host": store_host(config),
         # A screenful every few seconds, which would push real messages out of the last lines.
         "enable_metric_reporting": False,
     }
@@ -100,7 +111,7 @@ def master_flags(config: StackConfig, rpc_port: int, metrics_port: int) -> Flags
 
 
 def store_argv(config: StackConfig, programs: Programs, master: str) -> Argv:
-    argv = (*programs.store, "--master", master, "--host", config.host)
+    argv = (*programs.store, "--master", master, "--host", store_host(config))
     argv += ("--segment-bytes", str(config.store.segment_bytes))
     argv += ("--protocol", config.store.protocol)
     if config.store.device_name:
@@ -122,11 +133,11 @@ def to_argv(flags: Mapping[str, Scalar], *, equals: bool = False) -> Argv:
     return tuple(words)
 
 
-def _base_flags(config: StackConfig, ports: EnginePorts) -> Flags:
+def _base_flags(config: StackConfig, group: EngineGroup, ports: EnginePorts) -> Flags:
     flags: Flags = {
         "model-path": config.model.path,
         "served-model-name": model_name(config),
-        "host": config.host,
+        "host": group_host(config, group),
         "port": ports.http,
         # Chosen here, with all others: two engines that start together would race for one.
         "nccl-port": ports.nccl,

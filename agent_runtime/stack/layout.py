@@ -52,7 +52,7 @@ def build(
     validate(config)
     parts = _store_components(config, ports, programs)
     master = config.store.master_url or (
-        f"{config.host}:{ports['master']}" if _starts_master(config) else ""
+        f"{commands.store_host(config)}:{ports['master']}" if _starts_master(config) else ""
     )
     needs = tuple(part.name for part in parts)
     endpoints = []
@@ -80,7 +80,9 @@ def build(
 
 
 def _starts_master(config: StackConfig) -> bool:
-    shared = any(e.group.role != "plain" for e in named_engines(config))
+    engines = named_engines(config)
+    # A stack without engines is a store for engines of other stacks.
+    shared = not engines or any(e.group.role != "plain" for e in engines)
     return config.store.enabled and not config.store.master_url and shared
 
 
@@ -88,17 +90,18 @@ def _store_components(
     config: StackConfig, ports: Mapping[str, int], programs: Programs
 ) -> list[Component]:
     parts = []
-    master = config.store.master_url
+    master, prefix = config.store.master_url, config.store.command_prefix
     if _starts_master(config):
         rpc, metrics = ports["master"], ports["metrics"]
         flags = commands.to_argv(commands.master_flags(config, rpc, metrics), equals=True)
-        master = f"{config.host}:{rpc}"
+        host = commands.store_host(config)
+        master = f"{host}:{rpc}"
         parts.append(
             Component(
                 name="master",
                 kind="master",
-                command=(*programs.master, *flags),
-                ready=PortReady(config.host, rpc),
+                command=(*prefix, *programs.master, *flags),
+                ready=PortReady(host, rpc),
                 on_exit=config.on_child_exit.master,
                 url=master,
                 ports={"rpc": rpc, "metrics": metrics},
@@ -109,7 +112,7 @@ def _store_components(
             Component(
                 name="store",
                 kind="store",
-                command=commands.store_argv(config, programs, master),
+                command=(*prefix, *commands.store_argv(config, programs, master)),
                 ready=LineReady(),
                 env={"MC_FORCE_TCP": "1"} if config.store.protocol == "tcp" else {},
                 after=tuple(p.name for p in parts),
@@ -139,11 +142,11 @@ def _engine(
     names = ("http", "nccl", "bootstrap")
     held = {n: ports[f"{engine.name}.{n}"] for n in names if f"{engine.name}.{n}" in ports}
     flags = commands.engine_flags(config, group, EnginePorts(**held))
-    url = f"http://{config.host}:{held['http']}"
+    url = f"http://{commands.group_host(config, group)}:{held['http']}"
     return Component(
         name=engine.name,
         kind="engine",
-        command=(*programs.engine, *commands.to_argv(flags)),
+        command=(*group.command_prefix, *programs.engine, *commands.to_argv(flags)),
         ready=HttpReady(f"{url}/health"),
         env=commands.engine_env(config, group, master),
         after=after,
@@ -166,11 +169,12 @@ def _endpoint(config: StackConfig, engine: NamedEngine, ports: Mapping[str, int]
             bootstrap_host=host if prefill else "",
             bootstrap_port=(group.bootstrap_port or DEFAULT_BOOTSTRAP_PORT) if prefill else 0,
         )
+    host = commands.group_host(config, group)
     return EngineEndpoint(
         name=engine.name,
         role=group.role,
-        url=f"http://{config.host}:{ports[f'{engine.name}.http']}",
-        bootstrap_host=config.host if prefill else "",
+        url=f"http://{host}:{ports[f'{engine.name}.http']}",
+        bootstrap_host=host if prefill else "",
         bootstrap_port=ports[f"{engine.name}.bootstrap"] if prefill else 0,
     )
 

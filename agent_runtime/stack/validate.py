@@ -36,12 +36,7 @@ def validate(config: StackConfig) -> None:
     if config.router.engines:
         message = "router.engines is filled in by the stack; list engines started elsewhere under"
         raise ConfigError(f"{message} engines, each with its url", field="router.engines")
-    if config.host in ("0.0.0.0", "::", ""):
-        raise ConfigError(
-            f"host: {config.host!r} is no address that components can reach each other at; give "
-            "the address of one interface",
-            field="host",
-        )
+    _check_hosts(config)
     reads_model = config.start_router and config.start_renderer
     if not config.model.path and (reads_model or any(not e.group.url for e in engines)):
         message = "model.path is not set; give the folder of the model (--model PATH)"
@@ -68,10 +63,24 @@ def _check_group(group: EngineGroup, where: str) -> None:
     if group.count != 1:
         message = f"{where}.count: a group with a url is one engine; write one group per engine"
         raise ConfigError(message, field=f"{where}.count")
-    for key in ("port", "flags", "env", "on_child_exit"):
+    for key in ("port", "flags", "env", "host", "store_host", "command_prefix", "on_child_exit"):
         if getattr(group, key):
             message = f"{where}.{key} has no effect on an engine started elsewhere (url is set)"
             raise ConfigError(f"{message}; remove one of them", field=f"{where}.{key}")
+
+
+def _check_hosts(config: StackConfig) -> None:
+    hosts = {"host": config.host, "store.host": config.store.host or config.host}
+    for g, group in enumerate(config.engines):
+        hosts[f"engines[{g}].host"] = group.host or config.host
+        hosts[f"engines[{g}].store_host"] = group.store_host or config.host
+    for field, host in hosts.items():
+        if host in ("0.0.0.0", "::", ""):
+            raise ConfigError(
+                f"{field}: {host!r} is no address that components can reach each other at; give "
+                "the address of one interface",
+                field=field,
+            )
 
 
 def _check_names(engines: tuple[NamedEngine, ...]) -> None:

@@ -224,6 +224,33 @@ def test_ports_of_a_group_follow_each_other() -> None:
     assert wanted["prefill-0.nccl"] == wanted["decode-0.http"] == 0
 
 
+def test_engines_and_store_on_networks_of_their_own() -> None:
+    """Each engine behind a prefix (a namespace, say), with one address per network."""
+    groups = (
+        EngineGroup("prefill", name="p1", host="10.2.0.1", store_host="10.1.0.1"),
+        EngineGroup("decode", name="d1", host="10.2.0.2", command_prefix=("nsenter", "--net=d1")),
+    )
+    store = StoreConfig(host="10.1.0.9", command_prefix=("nsenter", "--net=s"))
+    config = stack(engines=groups, store=store)
+    p1, d1 = part(config, "p1"), part(config, "d1")
+    assert flags(p1)["host"] == p1.env["SGLANG_HOST_IP"] == "10.2.0.1"
+    assert p1.url.startswith("http://10.2.0.1:")
+    assert p1.env["MOONCAKE_LOCAL_HOSTNAME"] == "10.1.0.1"
+    assert d1.env["MOONCAKE_LOCAL_HOSTNAME"] == "10.2.0.2"
+    assert d1.command[:3] == ("nsenter", "--net=d1", Programs().engine[0])
+    assert layout(config).engines[0].bootstrap_host == "10.2.0.1"
+    for name in ("master", "store"):
+        assert part(config, name).command[:2] == ("nsenter", "--net=s")
+    assert p1.env["MOONCAKE_MASTER"] == part(config, "master").url
+    assert part(config, "master").url.startswith("10.1.0.9:")
+    assert "10.1.0.9" in part(config, "store").command
+
+
+def test_a_stack_without_engines_is_a_store() -> None:
+    config = stack(engines=(), start_router=False)
+    assert [c.name for c in layout(config).components] == ["master", "store"]
+
+
 FAR = "http://10.0.0.1:30000"
 
 
@@ -234,6 +261,12 @@ FAR = "http://10.0.0.1:30000"
         ({"engines": (PREFILL,)}, "engines"),
         ({"engines": ()}, "engines"),
         ({"host": "0.0.0.0"}, "host"),
+        ({"store": StoreConfig(host="::")}, "store.host"),
+        ({"engines": (PREFILL, EngineGroup(role="decode", host="0.0.0.0"))}, "engines[1].host"),
+        (
+            {"engines": (PREFILL, EngineGroup(role="decode", url=FAR, command_prefix=("x",)))},
+            "engines[1].command_prefix",
+        ),
         ({"store": StoreConfig(master_url="http://x:1")}, "store.master_url"),
         ({"store": StoreConfig(master_url="x")}, "store.master_url"),
         ({"router": RouterConfig(engines=(EngineEndpoint(),))}, "router.engines"),
