@@ -24,6 +24,7 @@ from agent_runtime.dispatch.usage import usage_of
 from agent_runtime.scheduling.placement import Placed
 from dualpath_sglang.contract.clock import Clock
 from dualpath_sglang.contract.ids import EngineId, RequestId
+from dualpath_sglang.contract.report import META_KEY
 
 Meta = dict[str, Any]
 
@@ -86,7 +87,7 @@ class Engines:
         try:
             async with aclosing(client.generate(body)) as chunks:
                 async for chunk in chunks:
-                    meta = chunk.meta
+                    meta = _latest(meta, chunk.meta)
         except EngineUnreachable as error:
             self._gone(client, error)
             raise
@@ -100,7 +101,7 @@ class Engines:
             async with aclosing(client.generate(body)) as chunks:
                 async for chunk in chunks:
                     await self._take(chunk, progress, sink)
-                    meta = chunk.meta
+                    meta = _latest(meta, chunk.meta)
         except EngineUnreachable as error:
             self._gone(client, error)
             raise
@@ -122,6 +123,13 @@ class Engines:
         task = asyncio.create_task(self.clients[name].abort(request_id))
         self._aborts.add(task)
         task.add_done_callback(self._aborts.discard)
+
+
+def _latest(before: Meta, meta: Meta) -> Meta:
+    """The newer `meta_info`; the plugin's report comes once, with the first token."""
+    if META_KEY in before and not meta.get(META_KEY):
+        return {**meta, META_KEY: before[META_KEY]}
+    return meta
 
 
 def _failure(task: asyncio.Task[Meta]) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""What a turn may ask for, given the model: ids within the vocabulary, tokens within the context."""
+"""What a turn may ask for: ids within the model's vocabulary, tokens within its context."""
 
 from __future__ import annotations
 

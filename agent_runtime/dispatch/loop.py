@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent_runtime.config import EngineEndpoint, Role, RouterConfig
@@ -55,6 +55,7 @@ class PlacementLoop:
         self._rng = rng
         self._max_inflight = config.max_inflight
         self._max_waiting = config.max_waiting
+        self._no_engine_wait_s = config.no_engine_wait_s
         self._waiting: dict[RequestId, _Waiting] = {}
         self._inflight: dict[RequestId, Placed] = {}
         self._cursor = Cursor()
@@ -99,10 +100,9 @@ class PlacementLoop:
 
     def report_health(self, name: EngineId, healthy: bool, detail: str) -> None:
         state = self.engines[name]
-        changed = state.healthy != healthy
         state.healthy, state.detail = healthy, detail
-        if changed:
-            self._pass()
+        # Also without a change: time has passed for turns that wait for an engine to come back.
+        self._pass()
 
     def missing_roles(self) -> tuple[Role, ...]:
         """Roles without any healthy engine; empty: turns can be served."""
@@ -116,7 +116,9 @@ class PlacementLoop:
             EngineView(name, state.endpoint.role, state.healthy, state.inflight)
             for name, state in self.engines.items()
         )
-        return ClusterView(engines, self.inflight, self._max_inflight, self._cursor)
+        return ClusterView(
+            engines, self.inflight, self._max_inflight, self._no_engine_wait_s, self._cursor
+        )
 
     def _pass(self) -> None:
         if not self._waiting:
@@ -128,16 +130,15 @@ class PlacementLoop:
                 self._apply(decision)
             elif isinstance(decision, Refused):
                 refusal = Saturated(decision.reason, retry_after_s=NO_ENGINE_RETRY_S)
-                self._answer(decision.id, lambda future, e=refusal: future.set_exception(e))
+                future = self._waiting.pop(decision.id).placed
+                if not future.done():
+                    future.set_exception(refusal)
 
     def _apply(self, placed: Placed) -> None:
         self._cursor = advance(self._cursor, placed)
         self._inflight[placed.id] = placed
         for name in {placed.prefill, placed.decode}:
             self.engines[name].inflight += 1
-        self._answer(placed.id, lambda future: future.set_result(placed))
-
-    def _answer(self, request_id: RequestId, how: Callable[[asyncio.Future[Placed]], None]) -> None:
-        future = self._waiting.pop(request_id).placed
+        future = self._waiting.pop(placed.id).placed
         if not future.done():
-            how(future)
+            future.set_result(placed)

@@ -74,6 +74,8 @@ async def _render_messages(
         history_text="" if node is None else node.text(),
         messages_before=() if node is None else node.messages(),
         messages_new=given.messages,
+        tools=given.tools,
+        template_kwargs=dict(given.template_kwargs),
     )
     reply = await renderer.ask(question)
     if isinstance(reply, Rewrite):

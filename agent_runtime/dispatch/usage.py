@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent_runtime.trajectory.model import Tiers, Usage
+from dualpath_sglang.contract.report import TurnReport, from_meta
 
 Meta = Mapping[str, Any]
 
@@ -13,24 +14,40 @@ Meta = Mapping[str, Any]
 def usage_of(prefill: Meta, decode: Meta, prompt_tokens: int, completion_tokens: int) -> Usage:
     """`prefill` and `decode` are the same for a plain engine.
 
-    D's `cached_tokens_details` is a copy of P's; what D itself found is in `dualpath`, if our
-    plugin runs there.
+    Each engine speaks for itself through the plugin. Without it P's own details count; D's are a
+    copy of P's (SGLang 0.5.21), so D then says nothing.
     """
-    cached = _count(prefill.get("cached_tokens"))
-    details = prefill.get("cached_tokens_details")
-    found = _tiers(details) if isinstance(details, Mapping) else Tiers(device=cached)
-    own = decode.get("dualpath")
-    on_decode = own.get("decode") if isinstance(own, Mapping) else None
+    on_prefill, on_decode = from_meta(prefill), from_meta(decode)
+    tiers = _upstream(prefill) if on_prefill is None else _tiers(on_prefill)
+    reports = {"prefill": on_prefill, "decode": on_decode}
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        cached_tokens=cached,
-        prefill=found,
-        decode=_tiers(on_decode) if isinstance(on_decode, Mapping) else None,
+        cached_tokens=tiers.total,
+        prefill=tiers,
+        decode=None if on_decode is None else _tiers(on_decode),
+        load={role: _load(report) for role, report in reports.items() if report is not None},
     )
 
 
-def _tiers(details: Mapping[str, Any]) -> Tiers:
+def _tiers(report: TurnReport) -> Tiers:
+    return Tiers(report.device, report.host, report.storage, report.peer)
+
+
+def _load(report: TurnReport) -> dict[str, Any]:
+    return {
+        "store_bytes": report.store_bytes,
+        "peer_bytes": report.peer_bytes,
+        "load_s": report.load_s,
+        "fallback": report.fallback,
+        "received": report.received,
+    }
+
+
+def _upstream(meta: Meta) -> Tiers:
+    details = meta.get("cached_tokens_details")
+    if not isinstance(details, Mapping):
+        return Tiers(device=_count(meta.get("cached_tokens")))
     return Tiers(*(_count(details.get(tier)) for tier in ("device", "host", "storage")))
 
 

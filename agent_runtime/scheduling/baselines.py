@@ -20,8 +20,10 @@ def round_robin(
     decisions: list[Decision] = []
     for turn in waiting:
         missing = _missing(view)
-        if missing:
+        if missing and now - turn.arrived >= view.no_engine_wait_s:
             decisions.append(Refused(turn.id, missing))
+        elif missing:
+            decisions.append(Waiting(turn.id, missing))
         elif inflight >= view.max_inflight:
             limit = f"{inflight} turns are in flight, the limit is {view.max_inflight}"
             decisions.append(Waiting(turn.id, limit))

@@ -33,11 +33,15 @@ class Cursor:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """`engines` in configuration order; `inflight` and `max_inflight` count turns of the router."""
+    """`engines` in configuration order; `inflight` and `max_inflight` count turns of the router.
+
+    `no_engine_wait_s`: how long a turn may wait for an engine while no engine of a role is healthy.
+    """
 
     engines: tuple[EngineView, ...]
     inflight: int
     max_inflight: int
+    no_engine_wait_s: float = 0.0
     cursor: Cursor = Cursor()
 
     def of_role(self, role: Role) -> tuple[EngineView, ...]:

@@ -23,7 +23,11 @@ class TextInput:
 
 @dataclass(frozen=True)
 class MessagesInput:
+    """`tools` and `template_kwargs` reach the template; they must be those of earlier turns."""
+
     messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 TurnInput = TokenInput | TextInput | MessagesInput
@@ -50,22 +54,33 @@ class TurnRequest:
 
 @dataclass(frozen=True)
 class Tiers:
-    """Prompt tokens that an engine found cached, by where it found them."""
+    """Prompt tokens that an engine found cached, by where it found them (`peer`: in the memory
+    of the other engine)."""
 
     device: int = 0
     host: int = 0
     storage: int = 0
+    peer: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.device + self.host + self.storage + self.peer
 
 
 @dataclass(frozen=True)
 class Usage:
-    """`prefill` is what P found, `decode` what D found (null: D does not report it)."""
+    """`prefill` is what P found, `decode` what D found (null: D does not report it).
+
+    `load`: by engine role, what the plugin says of loading: bytes read from the store and from
+    the peer, seconds, and why a plan was not followed.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
     prefill: Tiers
     decode: Tiers | None
+    load: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def computed_tokens(self) -> int:
@@ -74,10 +89,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class PlacementRecord:
+    """`split` of `pages` stored pages were the decode side's to read (null: there was no plan)."""
+
     prefill: str
     decode: str
     split: int | None
     reason: str
+    pages: int | None = None
 
 
 @dataclass(frozen=True)

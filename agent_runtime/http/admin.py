@@ -1,0 +1,52 @@
+"""What operators and load balancers ask: is it up, what is it doing, empty the caches."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Response
+
+from agent_runtime.router import Router
+from dualpath_sglang.contract.errors import EngineFailure
+
+
+def _json(tree: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(tree), status_code=status, media_type="application/json")
+
+
+def admin_routes(router: Router) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/health")
+    async def health() -> Response:
+        """The router itself is alive."""
+        return _json({"status": "ok"})
+
+    @routes.get("/ready")
+    async def ready() -> Response:
+        """Turns can be served: 200, or 503 with the roles that lack a healthy engine."""
+        missing = router.loop.missing_roles()
+        return _json({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+    @routes.get("/v1/models")
+    async def models() -> Response:
+        card = {"id": router.config.model_name, "object": "model", "owned_by": "dualpath"}
+        return _json({"object": "list", "data": [card]})
+
+    @routes.get("/admin/engines")
+    async def engines() -> Response:
+        return _json({"engines": router.engine_trees(), "inflight": router.loop.inflight})
+
+    @routes.post("/admin/flush_cache")
+    async def flush() -> Response:
+        """Every engine's own caches, not the store. 502 if one refuses; the others have done it."""
+        clients = list(router.engines.clients.values())
+        done = await asyncio.gather(*(c.flush() for c in clients), return_exceptions=True)
+        failed = [outcome for outcome in done if isinstance(outcome, BaseException)]
+        if failed:
+            raise EngineFailure("; ".join(str(error) for error in failed))
+        return _json({"flushed": [client.endpoint.name for client in clients]})
+
+    return routes

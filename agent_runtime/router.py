@@ -1,0 +1,107 @@
+"""The router's parts, made and joined once; `http.app` puts HTTP in front of them."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import aiohttp
+
+from agent_runtime.config import RouterConfig
+from agent_runtime.dispatch.engine_client import EngineClient, new_http
+from agent_runtime.dispatch.engines import Engines
+from agent_runtime.dispatch.fleet import fleet_of
+from agent_runtime.dispatch.health import HealthChecks
+from agent_runtime.dispatch.limits import Limits, model_facts
+from agent_runtime.dispatch.loop import PlacementLoop
+from agent_runtime.dispatch.pipeline import Pipeline
+from agent_runtime.scheduling.policies import policy_named
+from agent_runtime.trajectory.renderer import Renderer, RendererClient
+from agent_runtime.trajectory.sessions import Sessions
+from agent_runtime.trajectory.sqlite_store import SqliteStore
+from dualpath_sglang.contract.clock import Clock, SystemClock
+
+
+class Router:
+    """`start` needs a running event loop, as do all the rest."""
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        renderer: Renderer | None = None,
+    ) -> None:
+        """Raises ConfigError."""
+        self.config = config
+        self.rng = rng or random.SystemRandom()
+        self._clock = clock or SystemClock()
+        self._facts = model_facts(config.model_path)
+        self._fleet = fleet_of(config.engines)
+        policy = policy_named(config.policy)
+        self.loop = PlacementLoop(self._fleet, config, policy, clock=self._clock, rng=self.rng)
+        self.sessions = Sessions(
+            SqliteStore(config.database or ":memory:"),
+            max_sessions=config.max_sessions,
+            max_loaded=config.loaded_sessions if config.database else config.max_sessions,
+            wall_time=time.time,
+        )
+        self.renderer = renderer or RendererClient(config.renderer_socket)
+        self._http: aiohttp.ClientSession | None = None
+        self.engines: Engines
+        self.pipeline: Pipeline
+        self._health: HealthChecks
+
+    async def start(self) -> None:
+        """Raises StartupError when the session store cannot be opened."""
+        await self.sessions.open()
+        self._http = http = new_http()
+        clients = {name: EngineClient(http, endpoint) for name, endpoint in self._fleet.items()}
+        self.engines = Engines(clients, self.loop, clock=self._clock, rng=self.rng)
+        limits = Limits(
+            self._facts.vocab_size, self.context_length, self.config.default_max_new_tokens
+        )
+        self.pipeline = Pipeline(
+            self.sessions,
+            self.renderer,
+            self.loop,
+            self.engines,
+            limits,
+            clock=self._clock,
+            default_deadline_s=self.config.turn_deadline_s,
+        )
+        self._health = HealthChecks(clients, self.loop, self.config)
+        self._health.start()
+
+    async def stop(self) -> None:
+        """Turns under way are cancelled on their engines first."""
+        await self._health.stop()
+        await self.sessions.close()
+        await self.engines.close()
+        await self.renderer.close()
+        assert self._http is not None
+        await self._http.close()
+
+    def context_length(self) -> int | None:
+        """The configured one, else the smallest that an engine or the model's files know."""
+        if self.config.context_length:
+            return self.config.context_length
+        states = self.loop.engines.values()
+        known = [state.context_length for state in states if state.context_length]
+        return min(known) if known else self._facts.context_length
+
+    def engine_trees(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "role": state.endpoint.role,
+                "url": state.endpoint.url,
+                "healthy": state.healthy,
+                "detail": state.detail,
+                "inflight": state.inflight,
+                "context_length": state.context_length,
+            }
+            for name, state in self.loop.engines.items()
+        ]

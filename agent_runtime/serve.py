@@ -1,0 +1,74 @@
+"""`python -m agent_runtime.serve --config router.yaml`: prints READY when it listens."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+
+from agent_runtime.config import RouterConfig
+from agent_runtime.http.app import build_app
+from agent_runtime.router import Router
+from agent_runtime.settings import load
+from dualpath_sglang.contract.errors import DualPathError, StartupError
+
+DRAIN_S = 5
+"""How long turns under way may go on after SIGTERM."""
+
+
+class _Server(uvicorn.Server):
+    """Says READY once it accepts connections."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print("READY", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="agent_runtime.serve", description="The router.")
+    parser.add_argument("--config", required=True, help="YAML file with the router's settings")
+    options = parser.parse_args(argv)
+    try:
+        config = load(RouterConfig, file=options.config)
+        logging.basicConfig(
+            level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        listener = _listen(config.host, config.port)
+        app = build_app(Router(config))
+    except DualPathError as error:
+        print(f"router: {error.message}", file=sys.stderr)
+        return 1
+    settings = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        log_level=config.log_level,
+        access_log=False,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    server = _Server(settings)
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises StartupError. Bound here, so that a port in use is one clear line."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.set_inheritable(True)
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())
