@@ -17,6 +17,9 @@ ExitPolicy = Literal["stop", "keep", "restart"]
 GroupExitPolicy = Literal["", "stop", "keep", "restart"]
 Role = Literal["prefill", "decode", "plain"]
 GroupRole = Role
+SplitPolicy = Literal[
+    "split", "round_robin", "shorter_queue", "prefill_path", "decode_path", "none"
+]
 Scalar = str | int | float | bool
 """A value of one SGLang flag: `true` passes the bare flag, `false` leaves it out."""
 
@@ -63,6 +66,25 @@ class RouterConfig:
         "", "SQLite file with the sessions (empty: in memory; `dualpath up`: in the run folder)"
     )
     policy: str = setting("round_robin", "placement policy")
+    split_policy: SplitPolicy = setting(
+        "split",
+        "who reads a cached prefix from the store: split (both engines at once), round_robin "
+        "(the two paths in turn), shorter_queue, prefill_path, decode_path, or none (no plans)",
+    )
+    store_admin_url: str = setting(
+        "",
+        "metrics port of the store's master, http://host:port (empty: no plans; `dualpath up` "
+        "fills in that of the master it starts)",
+    )
+    store_timeout_s: float = setting(
+        1.0, "a query to the store's master without answer: no plan", at_least=0.001
+    )
+    known_pages_ttl_s: float = setting(
+        3.0, "how long a page seen in the store counts as there", at_least=0
+    )
+    plan_deadline_s: float = setting(
+        10.0, "engines give up loading by plan after this and go on without", at_least=0.001
+    )
     renderer_socket: str = setting(
         "", "unix socket of the renderer process (empty: only token ids are accepted)"
     )
@@ -198,10 +220,11 @@ class StackConfig:
         "wait_complete", "how long a prefill waits for pages on their way from the store"
     )
     host: str = setting("127.0.0.1", "address engines and store listen on and are reached at")
-    hooks: Literal["all", "cpu", "off"] = setting(
+    hooks: Literal["all", "reports", "cpu", "off"] = setting(
         "all",
-        "what the plugin changes in prefill and decode engines: all, cpu (what a machine without "
-        "a GPU needs; upstream SGLang otherwise) or off",
+        "what the plugin changes in prefill and decode engines: all (the second path), reports "
+        "(upstream's caching, with each engine's own account), cpu (upstream, able to run without "
+        "a GPU) or off",
     )
     store: StoreConfig = setting(StoreConfig, "the Mooncake store")
     engines: tuple[EngineGroup, ...] = setting(

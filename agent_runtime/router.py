@@ -16,6 +16,8 @@ from agent_runtime.dispatch.health import HealthChecks
 from agent_runtime.dispatch.limits import Limits, model_facts
 from agent_runtime.dispatch.loop import PlacementLoop
 from agent_runtime.dispatch.pipeline import Pipeline
+from agent_runtime.planning.planner import Planner
+from agent_runtime.planning.store_admin import StoreAdmin
 from agent_runtime.scheduling.policies import policy_named
 from agent_runtime.trajectory.renderer import Renderer, RendererClient
 from agent_runtime.trajectory.sessions import Sessions
@@ -60,6 +62,14 @@ class Router:
         self._http = http = new_http()
         clients = {name: EngineClient(http, endpoint) for name, endpoint in self._fleet.items()}
         self.engines = Engines(clients, self.loop, clock=self._clock, rng=self.rng)
+        planner = Planner(
+            self.loop.infos,
+            self._store_admin(http),
+            clock=self._clock,
+            rng=self.rng,
+            known_ttl_s=self.config.known_pages_ttl_s,
+            deadline_s=self.config.plan_deadline_s,
+        )
         limits = Limits(
             self._facts.vocab_size, self.context_length, self.config.default_max_new_tokens
         )
@@ -69,6 +79,7 @@ class Router:
             self.loop,
             self.engines,
             limits,
+            planner,
             clock=self._clock,
             default_deadline_s=self.config.turn_deadline_s,
         )
@@ -83,6 +94,13 @@ class Router:
         await self.renderer.close()
         assert self._http is not None
         await self._http.close()
+
+    def _store_admin(self, http: aiohttp.ClientSession) -> StoreAdmin | None:
+        """Null where nothing is planned: then the master is never asked."""
+        url = self.config.store_admin_url
+        if not url or self.config.split_policy == "none":
+            return None
+        return StoreAdmin(http, url, timeout_s=self.config.store_timeout_s)
 
     def context_length(self) -> int | None:
         """The configured one, else the smallest that an engine or the model's files know."""
@@ -102,6 +120,8 @@ class Router:
                 "detail": state.detail,
                 "inflight": state.inflight,
                 "context_length": state.context_length,
+                "reading_tokens": state.reading_tokens,
+                "info": None if state.info is None else state.info.to_tree(),
             }
             for name, state in self.loop.engines.items()
         ]

@@ -1,7 +1,7 @@
 """The body of SGLang's POST /generate.
 
-Both halves of a turn get the same bytes: SGLang pairs them by host, port and room. A plan for the
-engines (`kv_hints`) will join the body here and nowhere else.
+Both halves of a turn get the same bytes: SGLang pairs them by host, port and room, and the plan
+for the two engines (`kv_hints`) is one message.
 """
 
 from __future__ import annotations
@@ -55,4 +55,6 @@ def generate_body(job: Job, pairing: Pairing | None) -> bytes:
             "bootstrap_port": pairing.port,
             "bootstrap_room": pairing.room,
         }
+        if job.kv_hints is not None:
+            body["kv_hints"] = job.kv_hints
     return orjson.dumps(body)

@@ -6,7 +6,7 @@ within a stream of status 200, and a last event whose `finish_reason` has type `
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,16 +85,24 @@ class EngineClient:
         if status != 200:
             raise EngineFailure(f"{self._name}: /health says {status}")
 
-    async def context_length(self) -> int | None:
-        """What the engine was started with; null where it does not say."""
+    async def server_info(self) -> Mapping[str, Any]:
+        """What the engine was started with and says of itself. Raises EngineFailure.
+
+        The scheduler process answers too, between two batches.
+        """
         timeout = aiohttp.ClientTimeout(total=INFO_TIMEOUT_S)
         try:
             async with self._http.get(f"{self._url}/server_info", timeout=timeout) as reply:
                 info = orjson.loads(await reply.read())
-            value = info.get("context_length")
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, AttributeError):
-            return None
-        return value if isinstance(value, int) and value > 0 else None
+        except TimeoutError as error:
+            raise EngineFailure(f"{self._name}: /server_info did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+        except ValueError as error:
+            raise EngineFailure(f"{self._name}: /server_info makes no sense: {error}") from error
+        if not isinstance(info, dict):
+            raise EngineFailure(f"{self._name}: /server_info is no object")
+        return info
 
     async def flush(self) -> None:
         """Empties the engine's own caches once it is idle. Raises EngineFailure."""

@@ -110,6 +110,8 @@ class Engines:
     async def _take(self, chunk: Chunk, progress: Progress, sink: Sink) -> None:
         if chunk.token_ids and progress.first_token_at is None:
             progress.first_token_at = self._clock.now()
+            if progress.placed is not None:
+                self._loop.loaded(progress.placed.id)
         if chunk.token_ids or chunk.text:
             await sink.tokens(chunk.token_ids, chunk.text)
             progress.output.extend(chunk.token_ids)

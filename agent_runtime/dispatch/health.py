@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from agent_runtime.config import RouterConfig
 from agent_runtime.dispatch.engine_client import EngineClient, EngineUnreachable
 from agent_runtime.dispatch.loop import PlacementLoop
+from dualpath_sglang.contract.engine_info import from_server_info
 from dualpath_sglang.contract.errors import EngineFailure
 from dualpath_sglang.contract.ids import EngineId
 
 log = logging.getLogger("dualpath.health")
+
+
+def context_length_of(server_info: Mapping[str, Any]) -> int | None:
+    """What the engine was started with; null where it does not say."""
+    value = server_info.get("context_length")
+    return value if isinstance(value, int) and value > 0 else None
 
 
 class HealthChecks:
@@ -53,10 +62,19 @@ class HealthChecks:
             await asyncio.sleep(self._config.health_interval_s)
 
     async def _learn(self, name: EngineId, client: EngineClient) -> None:
+        """Asked after every outage (a restarted engine may have other settings) until it says."""
         state = self._loop.engines[name]
-        # Asked again after every outage: a restarted engine may have other settings.
-        if not state.healthy and not self._config.context_length:
-            state.context_length = await client.context_length()
+        if state.learned:
+            return
+        state.info = None
+        try:
+            answer = await client.server_info()
+            state.context_length = context_length_of(answer)
+            state.learned = True
+            state.info = from_server_info(answer)
+        except EngineFailure as error:
+            if not state.healthy:  # once
+                log.warning("engine %s does not say what it is: %s", name, error.message)
 
     def _report(self, name: EngineId, healthy: bool, detail: str) -> None:
         if self._loop.engines[name].healthy != healthy:

@@ -18,6 +18,7 @@ from agent_runtime.scheduling.baselines import advance
 from agent_runtime.scheduling.placement import Placed, Policy, Refused
 from agent_runtime.scheduling.view import ClusterView, Cursor, EngineView, TurnView
 from dualpath_sglang.contract.clock import Clock
+from dualpath_sglang.contract.engine_info import EngineInfo
 from dualpath_sglang.contract.errors import Saturated
 from dualpath_sglang.contract.ids import EngineId, RequestId
 
@@ -30,7 +31,11 @@ class EngineState:
     healthy: bool = False
     detail: str = "not checked yet"
     inflight: int = 0
+    reading_tokens: int = 0
     context_length: int | None = None
+    info: EngineInfo | None = None
+    learned: bool = False
+    """The two above are as the engine says since it came up."""
 
 
 @dataclass
@@ -56,8 +61,10 @@ class PlacementLoop:
         self._max_inflight = config.max_inflight
         self._max_waiting = config.max_waiting
         self._no_engine_wait_s = config.no_engine_wait_s
+        self._split_policy = config.split_policy
         self._waiting: dict[RequestId, _Waiting] = {}
         self._inflight: dict[RequestId, Placed] = {}
+        self._loading: dict[RequestId, Placed] = {}
         self._cursor = Cursor()
 
     @property
@@ -89,8 +96,20 @@ class PlacementLoop:
             self.release(turn.id)
             raise
 
+    def infos(self) -> dict[EngineId, EngineInfo | None]:
+        """What the healthy engines publish of themselves."""
+        return {name: state.info for name, state in self.engines.items() if state.healthy}
+
+    def loaded(self, request_id: RequestId) -> None:
+        """The turn's cached prefix is in place: its first token is here. Twice does no harm."""
+        placed = self._loading.pop(request_id, None)
+        if placed is not None:
+            self.engines[placed.prefill].reading_tokens -= placed.prefill_reads
+            self.engines[placed.decode].reading_tokens -= placed.decode_reads
+
     def release(self, request_id: RequestId) -> None:
         """The turn is over, however it ended. Twice does no harm."""
+        self.loaded(request_id)
         placed = self._inflight.pop(request_id, None)
         if placed is None:
             return
@@ -101,6 +120,7 @@ class PlacementLoop:
     def report_health(self, name: EngineId, healthy: bool, detail: str) -> None:
         state = self.engines[name]
         state.healthy, state.detail = healthy, detail
+        state.learned = state.learned and healthy
         # Also without a change: time has passed for turns that wait for an engine to come back.
         self._pass()
 
@@ -113,11 +133,23 @@ class PlacementLoop:
 
     def view(self) -> ClusterView:
         engines = tuple(
-            EngineView(name, state.endpoint.role, state.healthy, state.inflight)
+            EngineView(
+                name,
+                state.endpoint.role,
+                state.healthy,
+                state.inflight,
+                plans=state.info is not None,
+                reading_tokens=state.reading_tokens,
+            )
             for name, state in self.engines.items()
         )
         return ClusterView(
-            engines, self.inflight, self._max_inflight, self._no_engine_wait_s, self._cursor
+            engines,
+            self.inflight,
+            self._max_inflight,
+            self._no_engine_wait_s,
+            self._cursor,
+            self._split_policy,
         )
 
     def _pass(self) -> None:
@@ -136,7 +168,9 @@ class PlacementLoop:
 
     def _apply(self, placed: Placed) -> None:
         self._cursor = advance(self._cursor, placed)
-        self._inflight[placed.id] = placed
+        self._inflight[placed.id] = self._loading[placed.id] = placed
+        self.engines[placed.prefill].reading_tokens += placed.prefill_reads
+        self.engines[placed.decode].reading_tokens += placed.decode_reads
         for name in {placed.prefill, placed.decode}:
             self.engines[name].inflight += 1
         future = self._waiting.pop(placed.id).placed

@@ -17,6 +17,7 @@ from agent_runtime.dispatch.limits import Limits
 from agent_runtime.dispatch.loop import PlacementLoop
 from agent_runtime.dispatch.steps import Rendered, decode_output, render
 from agent_runtime.dispatch.turn import Job, Progress, Sink
+from agent_runtime.planning.planner import Planner
 from agent_runtime.scheduling.view import TurnView
 from agent_runtime.trajectory.model import PlacementRecord, Tiers, TurnRecord, TurnRequest, Usage
 from agent_runtime.trajectory.renderer import Renderer
@@ -29,6 +30,7 @@ from dualpath_sglang.contract.errors import (
     DualPathError,
 )
 from dualpath_sglang.contract.ids import RequestId
+from dualpath_sglang.contract.plan import to_kv_hints
 
 DECODE_OUTPUT_TIMEOUT_S = 2.0
 
@@ -60,6 +62,7 @@ class Pipeline:
         loop: PlacementLoop,
         engines: Engines,
         limits: Limits,
+        planner: Planner,
         *,
         clock: Clock,
         default_deadline_s: float,
@@ -69,6 +72,7 @@ class Pipeline:
         self._loop = loop
         self._engines = engines
         self._limits = limits
+        self._planner = planner
         self._clock = clock
         self._default_deadline_s = default_deadline_s
         self._commits: set[asyncio.Task[TurnRecord]] = set()
@@ -127,11 +131,22 @@ class Pipeline:
         prompt = turn.session.tokens[: rendered.kept] + rendered.input
         limit = self._limits.max_new_tokens(prompt, rendered.input, turn.request)
         sampling = dict(turn.request.sampling) | {"max_new_tokens": limit}
-        view = TurnView(turn.id, len(prompt), len(rendered.input), turn.progress.arrived)
+        cached = await self._planner.look_up(turn.session, rendered.kept, prompt)
+        view = TurnView(
+            turn.id,
+            len(prompt),
+            len(rendered.input),
+            turn.progress.arrived,
+            cached_pages=cached.pages,
+            page_size=cached.page_size,
+            no_plan=cached.why,
+        )
         placed = await self._loop.place(view)
+        plan = self._planner.plan(placed, cached)
         turn.progress.placed, turn.progress.placed_at = placed, self._clock.now()
         await sink.started(placed, turn.session.turns, len(prompt))
-        job = Job(turn.id, prompt, len(rendered.input), sampling)
+        hints = None if plan is None else to_kv_hints(plan)
+        job = Job(turn.id, prompt, len(rendered.input), sampling, hints)
         await self._engines.run(placed, job, turn.progress, sink)
 
     async def _keep_partial(self, turn: _Turn) -> None:
@@ -180,7 +195,9 @@ class Pipeline:
             text=progress.text,
             finish_reason=progress.finish_reason,
             usage=progress.usage or nothing,
-            placement=PlacementRecord(placed.prefill, placed.decode, placed.split, placed.reason),
+            placement=PlacementRecord(
+                placed.prefill, placed.decode, placed.split, placed.reason, placed.pages
+            ),
             timing=progress.timing(self._clock.now()),
             chat=rendered.chat,
             idempotency_key=turn.request.idempotency_key,

@@ -15,12 +15,14 @@ from dualpath_sglang.contract.ids import RequestId
 
 @dataclass(frozen=True)
 class Job:
-    """`prompt`: the whole history and what is appended. `sampling`: SGLang's names."""
+    """`prompt`: the whole history and what is appended. `sampling`: SGLang's names. `kv_hints`:
+    the plan for its cached prefix, as both engines get it."""
 
     id: RequestId
     prompt: array[int]
     new_tokens: int
     sampling: Mapping[str, Any]
+    kv_hints: Mapping[str, Any] | None = None
 
 
 class Sink(Protocol):

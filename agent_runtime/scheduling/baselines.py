@@ -1,13 +1,15 @@
-"""Placement without knowledge of load: round robin."""
+"""Placement without knowledge of load: round robin, with the split of the turn's cached prefix."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from agent_runtime.config import Role
 from agent_runtime.scheduling.placement import Decision, Placed, Refused, Waiting
+from agent_runtime.scheduling.split import Sides, choose_split
 from agent_runtime.scheduling.view import ClusterView, Cursor, TurnView
 from dualpath_sglang.contract.ids import EngineId
 
@@ -17,6 +19,7 @@ def round_robin(
 ) -> list[Decision]:
     """The healthy engine after the last one used, for each role; first come, first served."""
     cursor, inflight = view.cursor, view.inflight
+    reading = Counter({engine.id: engine.reading_tokens for engine in view.engines})
     decisions: list[Decision] = []
     for turn in waiting:
         missing = _missing(view)
@@ -28,7 +31,10 @@ def round_robin(
             limit = f"{inflight} turns are in flight, the limit is {view.max_inflight}"
             decisions.append(Waiting(turn.id, limit))
         else:
-            cursor, placed = _place(view, cursor, turn)
+            placed = _split(view, _place(view, cursor, turn), turn, cursor.splits, reading)
+            cursor = advance(cursor, placed)
+            reading[placed.prefill] += placed.prefill_reads
+            reading[placed.decode] += placed.decode_reads
             inflight += 1
             decisions.append(placed)
     return decisions
@@ -38,18 +44,48 @@ def advance(cursor: Cursor, placed: Placed) -> Cursor:
     """The cursor after `placed`; the owner of the state applies it."""
     if placed.prefill == placed.decode:
         return replace(cursor, plain=placed.decode)
-    return replace(cursor, prefill=placed.prefill, decode=placed.decode)
+    splits = cursor.splits + (placed.split is not None)
+    return replace(cursor, prefill=placed.prefill, decode=placed.decode, splits=splits)
 
 
-def _place(view: ClusterView, cursor: Cursor, turn: TurnView) -> tuple[Cursor, Placed]:
+def _place(view: ClusterView, cursor: Cursor, turn: TurnView) -> Placed:
     if view.of_role("plain"):
         plain = _next(view, "plain", cursor.plain)
-        placed = Placed(turn.id, plain, plain, None, "round robin over plain engines")
-    else:
-        prefill = _next(view, "prefill", cursor.prefill)
-        decode = _next(view, "decode", cursor.decode)
-        placed = Placed(turn.id, prefill, decode, None, "round robin")
-    return advance(cursor, placed), placed
+        return Placed(turn.id, plain, plain, None, "round robin over plain engines")
+    prefill = _next(view, "prefill", cursor.prefill)
+    decode = _next(view, "decode", cursor.decode)
+    return Placed(turn.id, prefill, decode, None, "round robin")
+
+
+def _split(
+    view: ClusterView, placed: Placed, turn: TurnView, splits: int, reading: Counter[EngineId]
+) -> Placed:
+    """`placed` with its split, where this turn and both engines can have one."""
+    planning = {engine.id for engine in view.engines if engine.healthy and engine.plans}
+    if placed.prefill == placed.decode or view.split_policy == "none":
+        return placed
+    if turn.cached_pages is None:
+        return replace(placed, reason=f"{placed.reason}; no plan: {turn.no_plan}")
+    for name in (placed.prefill, placed.decode):
+        if name not in planning:
+            return replace(placed, reason=f"{placed.reason}; no plan: {name!r} takes none")
+    sides = Sides(
+        prefill_engines=sum(engine.id in planning for engine in view.of_role("prefill")),
+        decode_engines=sum(engine.id in planning for engine in view.of_role("decode")),
+        prefill_tokens=reading[placed.prefill],
+        decode_tokens=reading[placed.decode],
+        turn=splits,
+    )
+    split = choose_split(view.split_policy, turn.cached_pages, sides)
+    assert split is not None
+    return replace(
+        placed,
+        split=split.k,
+        pages=turn.cached_pages,
+        prefill_reads=(turn.cached_pages - split.k) * turn.page_size,
+        decode_reads=split.k * turn.page_size,
+        reason=f"{placed.reason}; {split.reason}",
+    )
 
 
 def _next(view: ClusterView, role: Role, last: EngineId | None) -> EngineId:

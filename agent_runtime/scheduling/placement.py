@@ -20,8 +20,8 @@ from dualpath_sglang.contract.ids import EngineId, RequestId
 class Placed:
     """Run on these two engines (`prefill == decode`: one plain engine).
 
-    `split` is the number of leading pages that the decode side reads; null where no policy
-    has chosen one.
+    Of `pages` leading pages in the store the decode side reads the first `split` and the prefill
+    side the rest, each with what it has to read in tokens; both null: no plan.
     """
 
     id: RequestId
@@ -29,6 +29,9 @@ class Placed:
     decode: EngineId
     split: int | None
     reason: str
+    pages: int | None = None
+    prefill_reads: int = 0
+    decode_reads: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ equal turns lets each NIC carry the same: k / n = D / (P + D).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
-SplitPolicy = Literal[
-    "split", "round_robin", "shorter_queue", "prefill_path", "decode_path", "none"
-]
+from agent_runtime.config import SplitPolicy
+
 SPLIT_POLICIES: tuple[str, ...] = get_args(SplitPolicy)
 
 

@@ -8,27 +8,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent_runtime.config import Role
+from agent_runtime.config import Role, SplitPolicy
 from dualpath_sglang.contract.ids import EngineId, RequestId
 
 
 @dataclass(frozen=True)
 class EngineView:
-    """One engine. `inflight` counts the turns that the router has on it now."""
+    """One engine. `inflight` counts the turns that the router has on it now.
+
+    `plans`: it takes plans. `reading_tokens`: what plans have given it to read from the store and
+    is not known to be loaded.
+    """
 
     id: EngineId
     role: Role
     healthy: bool
     inflight: int = 0
+    plans: bool = False
+    reading_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """Which engine of each role got the last turn: all the memory that round robin needs."""
+    """Which engine of each role got the last turn, and how many turns were split: all the memory
+    that round robin needs."""
 
     prefill: EngineId | None = None
     decode: EngineId | None = None
     plain: EngineId | None = None
+    splits: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class ClusterView:
     max_inflight: int
     no_engine_wait_s: float = 0.0
     cursor: Cursor = Cursor()
+    split_policy: SplitPolicy = "none"
 
     def of_role(self, role: Role) -> tuple[EngineView, ...]:
         return tuple(engine for engine in self.engines if engine.role == role)
@@ -53,9 +62,16 @@ class ClusterView:
 
 @dataclass(frozen=True)
 class TurnView:
-    """One turn that waits for a placement; `arrived` is on the scale of `now`, in seconds."""
+    """One turn that waits for a placement; `arrived` is on the scale of `now`, in seconds.
+
+    `cached_pages`: leading pages of `page_size` tokens that the store holds; null: not known, and
+    `no_plan` says why.
+    """
 
     id: RequestId
     prompt_tokens: int
     new_tokens: int
     arrived: float
+    cached_pages: int | None = None
+    page_size: int = 0
+    no_plan: str = ""

@@ -228,8 +228,16 @@ def _router_yaml(
         context_length=router.context_length or config.context_length,
         database=router.database or str(run_dir / "sessions.sqlite"),
         renderer_socket=socket,
+        store_admin_url=router.store_admin_url or _store_admin_url(config, ports),
     )
     return dump_yaml(filled)
+
+
+def _store_admin_url(config: StackConfig, ports: Mapping[str, int]) -> str:
+    """Of the master started here; that of a master elsewhere is for the user to name."""
+    if "metrics" not in ports:
+        return ""
+    return f"http://{commands.store_host(config)}:{ports['metrics']}"
 
 
 def _reachable(host: str) -> str:

@@ -1,0 +1,232 @@
+"""The planner: when there is a plan, what is in it, and why there is none."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_runtime.planning.fleet import PlanFleet, plan_fleet
+from agent_runtime.planning.planner import Planner, prompt_hashes
+from agent_runtime.scheduling.placement import Placed
+from agent_runtime.trajectory.model import (
+    PlacementRecord,
+    SessionHead,
+    Tiers,
+    Timing,
+    TurnRecord,
+    Usage,
+)
+from agent_runtime.trajectory.session import Session
+from agent_runtime.trajectory.tokens import pack
+from dualpath_sglang.contract.clock import ManualClock
+from dualpath_sglang.contract.engine_info import EngineInfo
+from dualpath_sglang.contract.errors import StoreFailure
+from dualpath_sglang.contract.ids import EngineId, RequestId, SessionId
+from dualpath_sglang.contract.pages import KeyLayout, page_hashes
+
+LAYOUT = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1, False)
+P0, P1, D0, D1 = (EngineId(name) for name in ("p0", "p1", "d0", "d1"))
+
+
+def info(role: str, port: int = 1) -> EngineInfo:
+    exports = (f"10.0.0.{port}:18011",) if role == "decode" else ()
+    return EngineInfo(role, "0.5.21", 16, 4096, "f" * 16, f"nonce{port}", exports, (), LAYOUT)
+
+
+FLEET: Mapping[EngineId, EngineInfo | None] = {
+    P0: info("prefill"),
+    D0: info("decode", 7),
+    D1: info("decode", 8),
+}
+
+
+class SetStore:
+    """A stub of the store: object keys, and whether it answers."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+        self.broken = False
+        self.queries = 0
+
+    def hold(self, tokens: Sequence[int]) -> None:
+        self.keys |= {key for page in page_hashes(tokens, 16) for key in LAYOUT.object_keys(page)}
+
+    async def exist(self, keys: Sequence[str]) -> list[bool]:
+        self.queries += 1
+        if self.broken:
+            raise StoreFailure("the store's master is gone (stub)")
+        return [key in self.keys for key in keys]
+
+
+def make_planner(
+    store: SetStore | None,
+    fleet: Mapping[EngineId, EngineInfo | None] = FLEET,
+    clock: ManualClock | None = None,
+) -> Planner:
+    return Planner(
+        lambda: fleet,
+        store,
+        clock=clock or ManualClock(),
+        rng=random.Random(3),
+        known_ttl_s=3.0,
+        deadline_s=8.0,
+    )
+
+
+def new_session() -> Session:
+    return Session(SessionHead(SessionId("s"), 0.0, {}))
+
+
+def commit(session: Session, kept: int, new: Sequence[int], output: Sequence[int] = ()) -> None:
+    session.commit(
+        TurnRecord(
+            turn=session.turns,
+            kept=kept,
+            input=pack(new),
+            output=pack(output),
+            text="",
+            finish_reason="length",
+            usage=Usage(0, 0, 0, Tiers(), None),
+            placement=PlacementRecord("p0", "d0", None, ""),
+            timing=Timing(0.0, None, 0.0),
+        )
+    )
+
+
+def placed(split: int | None, decode: EngineId = D0) -> Placed:
+    return Placed(RequestId("0" * 32), P0, decode, split, "stub")
+
+
+async def test_a_plan_says_what_was_found_and_decided() -> None:
+    store = SetStore()
+    prompt = pack(range(1000))
+    store.hold(prompt[:640])
+    planner = make_planner(store)
+    cached = await planner.look_up(new_session(), 0, prompt)
+    assert cached.pages == 40
+    plan = planner.plan(placed(15, D1), cached)
+    assert plan is not None
+    assert (plan.n, plan.k, plan.page, plan.deadline_ms) == (40, 15, 16, 8000)
+    assert plan.peers == ("10.0.0.8:18011",)
+    assert plan.fingerprint == "f" * 16
+    again = planner.plan(placed(15, D1), cached)
+    assert again is not None
+    assert again.plan_id != plan.plan_id
+    assert planner.plan(placed(None), cached) is None
+
+
+@pytest.mark.parametrize(("tokens", "pages"), [(0, 0), (1, 0), (16, 0), (17, 1), (32, 1), (33, 2)])
+async def test_the_page_of_the_last_token_is_never_planned(tokens: int, pages: int) -> None:
+    store = SetStore()
+    store.hold(range(64))
+    cached = await make_planner(store).look_up(new_session(), 0, pack(range(tokens)))
+    assert cached.pages == pages
+
+
+async def test_no_plan_without_store_plugin_or_answer() -> None:
+    session, prompt, store, clock = new_session(), pack(range(100)), SetStore(), ManualClock()
+    bare = await make_planner(None).look_up(session, 0, prompt)
+    assert (bare.pages, bare.why) == (None, "the router knows no store to ask")
+    plain = await make_planner(store, {P0: None, D0: None}).look_up(session, 0, prompt)
+    assert plain.why == "no prefill engine publishes what a plan needs"
+    assert store.queries == 0
+    planner = make_planner(store, clock=clock)
+    store.broken = True
+    failed = await planner.look_up(session, 0, prompt)
+    assert (failed.pages, failed.why) == (None, "the store's master is gone (stub)")
+    store.broken = False
+    assert (await planner.look_up(session, 0, prompt)).pages is None
+    assert store.queries == 1, "a master that failed is left alone for a while"
+    clock.advance(5.0)
+    assert (await planner.look_up(session, 0, prompt)).pages == 0
+    assert planner.plan(placed(0), failed) is None
+
+
+async def test_engines_restarted_with_other_keys_start_from_nothing() -> None:
+    fleet = dict(FLEET)
+    store = SetStore()
+    store.hold(range(160))
+    planner = make_planner(store, fleet)
+    prompt = pack(range(161))
+    assert (await planner.look_up(new_session(), 0, prompt)).pages == 10
+    other = replace(LAYOUT, prefix="other_")
+    fleet |= {name: replace(found, key_layout=other) for name, found in fleet.items() if found}
+    assert (await planner.look_up(new_session(), 0, prompt)).pages == 0
+
+
+def test_fleet_that_agrees() -> None:
+    fleet = plan_fleet({**FLEET, P1: None})
+    assert isinstance(fleet, PlanFleet)
+    assert fleet.engines == {P0, D0, D1}
+    assert fleet.exports == {D0: ("10.0.0.7:18011",), D1: ("10.0.0.8:18011",)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({D0: None, D1: None}, "no decode engine publishes"),
+        ({P0: replace(info("prefill"), key_layout=None)}, "'p0' has no store"),
+        ({P0: replace(info("prefill"), page_size=64)}, "pages of 64 tokens, its store 16"),
+        ({D1: replace(info("decode"), exports=())}, "'d1' exports 0 of 1 ranks"),
+        ({D1: replace(info("decode"), fingerprint="other")}, "'p0' and 'd1' differ"),
+        (
+            {D1: replace(info("decode"), key_layout=replace(LAYOUT, prefix="x_"))},
+            "'p0' and 'd1' differ",
+        ),
+    ],
+)
+def test_fleet_that_cannot_plan(changed: dict[EngineId, EngineInfo | None], says: str) -> None:
+    result = plan_fleet({**FLEET, **changed})
+    assert isinstance(result, str)
+    assert says in result
+
+
+turns = st.lists(
+    st.tuples(
+        st.integers(0, 200),
+        st.lists(st.integers(0, 9), min_size=1, max_size=60),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=6,
+)
+
+
+@given(turns)
+def test_hashes_are_right_through_cuts_failures_and_unplanned_turns(
+    story: list[tuple[int, list[int], bool, bool]],
+) -> None:
+    session = new_session()
+    for cut, new, planned, succeeds in story:
+        kept = min(cut, len(session.tokens))
+        prompt = session.tokens[:kept] + pack(new)
+        if planned:
+            loadable = (len(prompt) - 1) // 16
+            assert prompt_hashes(session, kept, prompt, 16) == page_hashes(prompt, 16)[:loadable]
+        if succeeds:
+            commit(session, kept, new, [1, 2, 3])
+
+
+def test_a_turn_hashes_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+    from dualpath_sglang.contract import pages
+
+    original = pages._bytes
+
+    def counting(tokens: Sequence[int]) -> bytes:
+        hashed.append(len(tokens))
+        return original(tokens)
+
+    monkeypatch.setattr(pages, "_bytes", counting)
+    session = new_session()
+    commit(session, 0, range(16_000))
+    prompt_hashes(session, 16_000, session.tokens + array("I", range(40)), 16)
+    hashed.clear()
+    prompt_hashes(session, 16_000, session.tokens + array("I", range(40)), 16)
+    assert sum(hashed) == 32
