@@ -6,11 +6,14 @@ SGLang's `cached_tokens_details` on the decode engine is a copy of the prefill e
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dualpath_sglang import sglang_api as api
 from dualpath_sglang.contract.report import TurnReport
 from dualpath_sglang.hooks import Hook, guarded
+from dualpath_sglang.secondpath.requests import LoadReport
+from dualpath_sglang.secondpath.running import load_report
 
 
 def _keep(result: Any, *args: Any, **kwargs: Any) -> Any:
@@ -22,8 +25,13 @@ def after_decode_commit(result: Any, queue: Any, decode_req: Any) -> Any:
     """The prompt's KV is complete on D: its own tiers, and the rest came from P."""
     device, host, storage = api.decode_prefix(decode_req)
     received = api.prompt_tokens(decode_req.req) - device - host - storage
-    report = TurnReport("decode", device, host, storage, received=max(0, received))
-    api.attach_report(decode_req.req, report)
+    load = load_report(decode_req.req)
+    # What was staged for this request counts as host memory to SGLang by now.
+    staged = min(host, load.store_tokens)
+    report = TurnReport(
+        "decode", device, host - staged, storage + staged, received=max(0, received)
+    )
+    api.attach_report(decode_req.req, _with_load(report, load))
     return result
 
 
@@ -42,7 +50,22 @@ def _add_prefill_reports(streamer: Any, reqs: Any) -> None:
             continue
         device, host, storage = api.cached_by_tier(req)
         computed = max(0, api.prompt_tokens(req) - device - host - storage)
-        api.attach_report(req, TurnReport("prefill", device, host, storage, computed=computed))
+        load = load_report(req)
+        peer = min(host, load.peer_tokens)
+        report = TurnReport("prefill", device, host - peer, storage, peer, computed=computed)
+        api.attach_report(req, _with_load(report, load))
+
+
+def _with_load(report: TurnReport, load: LoadReport) -> TurnReport:
+    return replace(
+        report,
+        store_bytes=load.store_bytes,
+        peer_bytes=load.peer_bytes,
+        plan_id=load.plan_id,
+        split_pages=load.split_pages,
+        load_s=load.load_s,
+        fallback=load.fallback,
+    )
 
 
 REPORT_HOOKS: tuple[Hook, ...] = (

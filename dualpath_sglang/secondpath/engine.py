@@ -31,6 +31,7 @@ from dualpath_sglang.secondpath.protocol import Hello
 from dualpath_sglang.secondpath.pull import PeerClient
 from dualpath_sglang.secondpath.puller import Puller, Tools
 from dualpath_sglang.secondpath.requests import Followed, LoadReport, Requests
+from dualpath_sglang.secondpath.running import set_running
 from dualpath_sglang.secondpath.staging import Limits, Staging
 from dualpath_sglang.secondpath.store_reader import StoreReader
 from dualpath_sglang.secondpath.store_tap import StoreTap
@@ -69,6 +70,7 @@ class SecondPath:
         self._start_threads()
         self.books = Bookkeeper(self)
         self.cache.second_path = self
+        set_running(self)
 
     def _start_threads(self) -> None:
         config, pool = self.config, self.pool
@@ -144,6 +146,8 @@ class SecondPath:
         entry = self.requests.follow(req, handle, adapter.room_of(req), plan, self.clock.now())
         if plan is not None and plan.k > 0 and self.client is not None and plan.peers:
             self.client.warm(plan.peers[0])
+        elif self.staging is not None and (plan is None or plan.k == 0):
+            self.exports.refuse(entry.room)
         return entry
 
     def stage(self, entry: Followed) -> None:

@@ -21,6 +21,8 @@ Send = Callable[[Message], None]
 """Gives a message to one connection; must neither block nor raise."""
 LEASE_MARGIN_S = 5.0
 """P's clock for a lease starts when it receives it; a read that began in time may end later."""
+REFUSED_ROOMS = 4096
+NO_PLAN = "decode_without_plan"
 
 
 @dataclass
@@ -50,6 +52,7 @@ class ExportTable:
         self._lease_s = lease_s
         self._lock = threading.RLock()
         self._exchanges: dict[Key, _Exchange] = {}
+        self._refused: dict[int, None] = {}
 
     # --- by the scheduler thread --------------------------------------------------------------
 
@@ -57,6 +60,16 @@ class ExportTable:
         """The engine has taken up the plan. A subscriber may have been here before."""
         with self._lock:
             self._get(key, now).opened = True
+
+    def refuse(self, room: int) -> None:
+        """The engine has this room's request and no pages to show for it: P need not wait."""
+        with self._lock:
+            self._refused[room] = None
+            while len(self._refused) > REFUSED_ROOMS:
+                self._refused.pop(next(iter(self._refused)))
+            for key, exchange in list(self._exchanges.items()):
+                if key[0] == room and exchange.send is not None:
+                    self.end(key, NO_PLAN)
 
     def reserve(
         self, key: Key, first: int, slots: Sequence[int], hashes: Sequence[str], now: float
@@ -133,6 +146,8 @@ class ExportTable:
             exchange.lease_until = now + self._lease_s
             ready = sorted(p for p, offer in exchange.offers.items() if offer.is_ready)
             self._announce(key, exchange, ready)
+            if exchange.ended is None and key[0] in self._refused:
+                exchange.ended = NO_PLAN
             if exchange.ended is not None:
                 send(End(*key, exchange.ended))
 

@@ -34,6 +34,7 @@ class Followed:
 
     req: Any
     handle: Any
+    room: int
     since: float
     key: Key | None
     plan: Plan | None
@@ -58,7 +59,7 @@ class Requests:
         if plan is not None:
             report.plan_id, report.split_pages = plan.plan_id, plan.k
         key = (room, plan.plan_id) if plan is not None else None
-        entry = Followed(req, handle, now, key, plan, report)
+        entry = Followed(req, handle, room, now, key, plan, report)
         self._followed[handle] = entry
         return entry
 
