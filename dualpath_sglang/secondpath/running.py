@@ -1,0 +1,22 @@
+"""The second path of this process, for those who only ask what it did. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dualpath_sglang.secondpath.requests import LoadReport
+
+if TYPE_CHECKING:
+    from dualpath_sglang.secondpath.engine import SecondPath
+
+_running: SecondPath | None = None
+
+
+def set_running(path: SecondPath) -> None:
+    global _running
+    _running = path
+
+
+def load_report(req: Any) -> LoadReport:
+    """What a request's load brought in, by source; zeros without a load or a second path."""
+    return _running.report_for(req) if _running is not None else LoadReport()
