@@ -77,7 +77,7 @@ class Planner:
         """`prompt` is `session.tokens[:kept]` and what the turn appends. Never raises for the
         store's sake."""
         if self._objects is None:
-            return self._unknown("the router knows no store to ask")
+            return Cached(None, "the router knows no store to ask")
         fleet = plan_fleet(self._infos())
         if isinstance(fleet, str):
             return self._unknown(fleet)
