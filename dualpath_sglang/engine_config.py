@@ -19,7 +19,8 @@ PREFIX = "DUALPATH_ENGINE_"
 class EngineConfig:
     """One engine's settings; the field `pin_fraction` is `DUALPATH_ENGINE_PIN_FRACTION`.
 
-    hooks: off, cpu (CPU support only) or all (the second path too). export_host, export_port:
+    hooks: off, cpu (CPU support only), reports (each engine's own account of a request too) or all
+    (the second path too). export_host, export_port:
     where a decode engine's export server listens and is reached (empty host: SGLang's own address
     of this machine; port 0: any). staging_deadline_s, pull_deadline_s: a decode engine's read of
     [0, k) and a prefill engine's read of [0, n) end by then. lease_s: how long pages stay pinned
@@ -30,7 +31,7 @@ class EngineConfig:
     always: at every round and a difference ends the engine). fault: faults to inject, for tests.
     """
 
-    hooks: Literal["off", "cpu", "all"] = "cpu"
+    hooks: Literal["off", "cpu", "reports", "all"] = "cpu"
     export_host: str = ""
     export_port: int = 0
     staging_deadline_s: float = 10.0
@@ -48,6 +49,10 @@ class EngineConfig:
     @property
     def second_path(self) -> bool:
         return self.hooks == "all"
+
+    @property
+    def reports(self) -> bool:
+        return self.hooks in ("reports", "all")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> EngineConfig:

@@ -16,6 +16,7 @@ from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.cpu.shims import cpu_requested
 from dualpath_sglang.engine_config import EngineConfig
 from dualpath_sglang.hooks import Hook
+from dualpath_sglang.report import REPORT_HOOKS
 from dualpath_sglang.store_guard import STORE_HOOKS
 
 log = logging.getLogger("dualpath")
@@ -51,13 +52,14 @@ def hook_table(config: EngineConfig) -> tuple[Hook, ...]:
         from dualpath_sglang.cpu.hooks import CPU_HOOKS
 
         table += CPU_HOOKS
-    if table or config.second_path:
+    if table or config.reports:
         table += (*STORE_HOOKS, VERIFY_HOOK)
+    if config.reports:
+        table += metrics.METRIC_HOOKS + REPORT_HOOKS
     if config.second_path:
-        from dualpath_sglang.report import REPORT_HOOKS
         from dualpath_sglang.secondpath.table import SECOND_PATH_HOOKS
 
-        table += metrics.METRIC_HOOKS + REPORT_HOOKS + SECOND_PATH_HOOKS
+        table += SECOND_PATH_HOOKS
     return table
 
 

@@ -72,8 +72,11 @@ def engine_flags(config: StackConfig, group: EngineGroup, ports: EnginePorts) ->
 
 def engine_env(config: StackConfig, group: EngineGroup, master: str) -> dict[str, str]:
     """Environment of one engine; `master` is host:port of the store's master or empty."""
-    second = second_path(config) and group.role != "plain"
-    hooks = "all" if second else "off" if config.hooks == "off" else "cpu"
+    hooks = config.hooks
+    if hooks == "all" and not second_path(config):
+        hooks = "reports"
+    if hooks != "off" and group.role == "plain":
+        hooks = "cpu"
     host = group_host(config, group)
     env = {"SGLANG_HOST_IP": host, "DUALPATH_ENGINE_HOOKS": hooks}
     if config.cpu:
