@@ -17,9 +17,10 @@ from benchmarks.replay.results import HTML_FILE
 
 STYLE = """
 :root { color-scheme: light dark; --bg: #fff; --fg: #1b1f24; --soft: #d8dee4; --main: #0969da;
-  --device: #1a7f37; --host: #bf8700; --storage: #0969da; --computed: #cf222e; }
+  --device: #1a7f37; --host: #bf8700; --storage: #0969da; --peer: #8250df; --computed: #cf222e; }
 @media (prefers-color-scheme: dark) { :root { --bg: #0d1117; --fg: #e6edf3; --soft: #30363d;
-  --main: #58a6ff; --device: #3fb950; --host: #d29922; --storage: #58a6ff; --computed: #f85149; } }
+  --main: #58a6ff; --device: #3fb950; --host: #d29922; --storage: #58a6ff; --peer: #bc8cff;
+  --computed: #f85149; } }
 body { background: var(--bg); color: var(--fg); font: 15px/1.5 system-ui, sans-serif;
   max-width: 780px; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; } th { text-align: left; font-weight: 600; }
@@ -30,10 +31,11 @@ rect { stroke: var(--bg); stroke-width: .4; } .grid { stroke: var(--soft); }
 .line.main { stroke: var(--main); } .main { fill: var(--main); }
 .line.main { fill: none; } .failed { fill: var(--computed); }
 .device { fill: var(--device); } .host { fill: var(--host); }
-.storage { fill: var(--storage); } .computed { fill: var(--computed); }
+.storage { fill: var(--storage); } .peer { fill: var(--peer); } .computed { fill: var(--computed); }
 .key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em; }
 .key.device { background: var(--device); } .key.host { background: var(--host); }
-.key.storage { background: var(--storage); } .key.computed { background: var(--computed); }
+.key.storage { background: var(--storage); } .key.peer { background: var(--peer); }
+.key.computed { background: var(--computed); }
 pre { overflow-x: auto; background: color-mix(in srgb, var(--fg) 6%, var(--bg)); padding: .8rem; }
 """
 

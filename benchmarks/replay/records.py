@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-TIERS = ("device", "host", "storage")
+TIERS = ("device", "host", "storage", "peer")
+"""Where an engine found KV: in its own two memories, in the store, in the other engine's memory."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class TurnRecord:
     tpot: mean time per token after the first, (last - first) / (tokens - 1). The last two are
     None with fewer than two tokens; tokens in one event have one time.
     prefill and decode: tokens by tier on P and on D (None: that engine did not report).
+    split of pages: the plan, D reads [0, split) from the store and P [split, pages), in KV pages
+    (None: there was no plan). load: by engine role, its own account of loading (None: none).
     """
 
     session: str
@@ -45,6 +48,8 @@ class TurnRecord:
     decode: dict[str, int] | None = None
     engines: dict[str, str] | None = None
     split: int | None = None
+    pages: int | None = None
+    load: dict[str, dict[str, Any]] | None = None
     reason: str | None = None
     error: Failure | None = None
 

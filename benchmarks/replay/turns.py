@@ -67,9 +67,14 @@ def filled(record: TurnRecord, streamed: Streamed) -> TurnRecord:
         if {"prefill", "decode"} <= placement.keys()
         else None,
         split=placement.get("split"),
+        pages=placement.get("pages"),
+        load=usage.get("load") or None,
         reason=placement.get("reason"),
     )
 
 
 def _counts(reported: dict[str, Any] | None, names: tuple[str, ...]) -> dict[str, int] | None:
-    return None if reported is None else {name: int(reported[name]) for name in names}
+    """`peer` is known to engines with the second path only."""
+    if reported is None:
+        return None
+    return {name: int({"peer": 0, **reported}[name]) for name in names}

@@ -128,7 +128,7 @@ class StubRouter:
 
     def _done(self, sid: str, number: int, prompt: list[int], output: list[int]) -> dict[str, Any]:
         cached = len(prompt) // 2
-        decode = {"device": cached, "host": 0, "storage": 1} if self.decode_reports else None
+        decode = {"device": cached, "host": 0, "storage": 1, "peer": 0}
         return {
             "session_id": sid,
             "turn": number,
@@ -148,9 +148,16 @@ class StubRouter:
                     "storage": self.storage,
                     "computed": len(prompt) - cached,
                 },
-                "decode": decode,
+                "decode": decode if self.decode_reports else None,
+                "load": {"prefill": {"store_bytes": 512, "load_s": 0.25}},
             },
-            "placement": {"prefill": "p0", "decode": "d0", "split": None, "reason": "only one"},
+            "placement": {
+                "prefill": "p0",
+                "decode": "d0",
+                "split": 2,
+                "pages": 3,
+                "reason": "only one",
+            },
             "timing": {"queued_s": 0.001, "ttft_s": 0.01, "e2e_s": 0.02},
         }
 

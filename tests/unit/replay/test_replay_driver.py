@@ -61,10 +61,12 @@ async def test_what_is_measured() -> None:
     second = seen.turns[1]
     assert (second.keep, second.append, second.out) == (9, 6, 3)
     assert (second.prompt_tokens, second.output_tokens) == (15, 3)
-    assert second.prefill == {"device": 7, "host": 0, "storage": 0, "computed": 8}
-    assert second.decode == {"device": 7, "host": 0, "storage": 1}
+    assert second.prefill == {"device": 7, "host": 0, "storage": 0, "peer": 0, "computed": 8}
+    assert second.decode == {"device": 7, "host": 0, "storage": 1, "peer": 0}
+    assert (second.split, second.pages) == (2, 3)
+    assert second.load == {"prefill": {"store_bytes": 512, "load_s": 0.25}}
     assert second.engines == {"prefill": "p0", "decode": "d0"}
-    assert (second.split, second.reason, second.queued_ms) == (None, "only one", 1.0)
+    assert (second.reason, second.queued_ms) == ("only one", 1.0)
     assert second.ttft_ms is not None
     assert second.tpot_ms is not None
     assert second.e2e_ms is not None

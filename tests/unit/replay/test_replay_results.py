@@ -54,8 +54,8 @@ def test_offline_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert result["comparison"] is None
     records = result["turn_records"]
     cached = sum(turn["prefill"]["device"] for turn in records)
-    assert result["cached_tokens"] == {"device": cached, "host": 0, "storage": 0}
-    assert result["cached_tokens_decode"] == {"device": cached, "host": 0, "storage": 20}
+    assert result["cached_tokens"] == {"device": cached, "host": 0, "storage": 0, "peer": 0}
+    assert result["cached_tokens_decode"] == {"device": cached, "host": 0, "storage": 20, "peer": 0}
     assert result["computed_tokens"] + cached == result["prompt_tokens"]
     assert result["prompt_tokens"] == result["workload"]["prompt_tokens"]
     assert result["output_tokens"] == result["workload"]["output_tokens"]
@@ -72,7 +72,12 @@ def test_silent_decode_engines_are_null_not_zero(tmp_path: Path) -> None:
     stub = StubRouter()
     stub.decode_reports = False
     _, result = replayed(tmp_path, stub)
-    assert result["cached_tokens_decode"] == {"device": None, "host": None, "storage": None}
+    assert result["cached_tokens_decode"] == {
+        "device": None,
+        "host": None,
+        "storage": None,
+        "peer": None,
+    }
     assert "did not report" in (tmp_path / "report.html").read_text()
 
 
