@@ -19,7 +19,6 @@ from agent_runtime.trajectory.model import SessionHead, StoredSession, TurnRecor
 from agent_runtime.trajectory.tokens import pack
 from dualpath_sglang.contract.errors import BadRequest, Conflict
 from dualpath_sglang.contract.pages import PageHasher
-from dualpath_sglang.contract.pages import PageHasher
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,6 @@ class Session:
         self.tokens: array[int] = pack()
         self.turns = 0
         self.deleted = False
-        self.pages: PageHasher | None = None
-        """Page hashes of the history, filled by whoever plans with them."""
         self.pages: PageHasher | None = None
         """Page hashes of the history so far, made by the planner; never of what may be undone."""
         self._boundaries: list[_Boundary] = []
@@ -118,8 +115,6 @@ class Session:
         if record.chat is not None:
             before = self.chat_of(record.chat.after)
             self._chats[record.turn] = extend(before, record.kept, record.chat, record.output)
-        if self.pages is not None:
-            self.pages.keep(record.kept)
         if self.pages is not None:
             self.pages.keep(record.kept)
         del self.tokens[record.kept :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +17,11 @@ from dualpath_sglang.contract.ids import SessionId
 
 
 class Sessions:
-    """At most `max_loaded` idle sessions stay in memory; busy ones always do."""
+    """The `max_loaded` sessions used last stay in memory, and all that someone still holds.
+
+    There is never a second object of one session, which would be a second history: `_alive` finds
+    the first as long as anyone has it, however many were loaded since.
+    """
 
     def __init__(
         self,
@@ -30,7 +35,8 @@ class Sessions:
         self._max_sessions = max_sessions
         self._max_loaded = max_loaded
         self._wall_time = wall_time
-        self._loaded: OrderedDict[SessionId, Session] = OrderedDict()
+        self._alive: weakref.WeakValueDictionary[SessionId, Session] = weakref.WeakValueDictionary()
+        self._recent: OrderedDict[SessionId, Session] = OrderedDict()
         self._loading: dict[SessionId, asyncio.Task[Session | None]] = {}
         self.count = 0
 
@@ -40,7 +46,7 @@ class Sessions:
 
     async def close(self) -> None:
         """Ends the turns under way, then the store."""
-        for session in list(self._loaded.values()):
+        for session in list(self._alive.values()):
             await session.end()
         await self._store.close()
 
@@ -61,27 +67,26 @@ class Sessions:
             self.count -= not created
         if not created:
             raise Conflict(f"session {chosen!r} exists: choose another id", field="session_id")
-        self._keep(session)
-        return session
+        return self._keep(session)
 
     async def get(self, session_id: SessionId) -> Session:
         """Raises NotFound."""
-        session = self._loaded.get(session_id)
-        if session is None:
-            session = await self._load(session_id)
+        session = self._alive.get(session_id) or await self._load(session_id)
         if session is None or session.deleted:
             raise NotFound(f"there is no session {session_id!r}: create it first")
-        if session_id in self._loaded:
-            self._loaded.move_to_end(session_id)
-        return session
+        return self._keep(session)
 
     async def delete(self, session_id: SessionId) -> None:
         """A turn under way is cancelled first. Raises NotFound."""
         session = await self.get(session_id)
         await session.end()
-        if await self._store.delete(session_id):
-            self.count -= 1
-        self._loaded.pop(session_id, None)
+        try:
+            if await self._store.delete(session_id):
+                self.count -= 1
+        finally:
+            # Also when the store failed: the next `get` finds out what is true.
+            self._alive.pop(session_id, None)
+            self._recent.pop(session_id, None)
 
     async def find(self, session: Session, idempotency_key: str) -> TurnRecord | None:
         return await self._store.find(session.head.id, idempotency_key)
@@ -104,14 +109,13 @@ class Sessions:
         stored = await self._store.load(session_id)
         if stored is None:
             return None
-        session = Session.from_stored(stored)
-        self._keep(session)
-        return session
+        return self._keep(Session.from_stored(stored))
 
-    def _keep(self, session: Session) -> None:
-        self._loaded[session.head.id] = session
-        excess = len(self._loaded) - self._max_loaded
-        if excess > 0:
-            idle = [name for name, other in self._loaded.items() if not other.busy]
-            for name in idle[:excess]:
-                del self._loaded[name]
+    def _keep(self, session: Session) -> Session:
+        """`session`, or the one that came to life while it was being loaded; used just now."""
+        session = self._alive.setdefault(session.head.id, session)
+        self._recent[session.head.id] = session
+        self._recent.move_to_end(session.head.id)
+        while len(self._recent) > self._max_loaded:
+            self._recent.popitem(last=False)
+        return session
