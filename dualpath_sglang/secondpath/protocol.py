@@ -109,9 +109,9 @@ def decode(line: bytes) -> Message:
     """Raises ProtocolError: no JSON, an unknown kind, a missing, unknown or mistyped field."""
     try:
         tree = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"no JSON: {line[:80]!r}") from error
-    kind = _KINDS.get(tree.pop("kind", None) or "") if isinstance(tree, dict) else None
+    kind = _KINDS.get(str(tree.pop("kind", ""))) if isinstance(tree, dict) else None
     if kind is None:
         raise ProtocolError(f"no known message: {line[:80]!r}")
     names = {field.name: str(field.type) for field in fields(kind)}
