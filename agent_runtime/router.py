@@ -103,11 +103,9 @@ class Router:
         return StoreAdmin(http, url, timeout_s=self.config.store_timeout_s)
 
     def context_length(self) -> int | None:
-        """The configured one, else the smallest that an engine or the model's files know."""
-        if self.config.context_length:
-            return self.config.context_length
-        states = self.loop.engines.values()
-        known = [state.context_length for state in states if state.context_length]
+        """The smallest that the configuration, an engine or else the model's files know."""
+        limits = [state.context_length for state in self.loop.engines.values()]
+        known = [n for n in (*limits, self.config.context_length) if n]
         return min(known) if known else self._facts.context_length
 
     def engine_trees(self) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ class EngineUnreachable(EngineFailure):
 
 @dataclass(frozen=True)
 class Chunk:
-    """New tokens of one event. `finish_reason` and `meta` are of the last one only."""
+    """New tokens of one event. `finish_reason` is null but in the last one."""
 
     token_ids: list[int]
     text: str
@@ -45,7 +45,11 @@ class EngineClient:
         self._name = f"{endpoint.role} engine {endpoint.name!r}"
 
     async def generate(self, body: bytes) -> AsyncGenerator[Chunk, None]:
-        """The stream of one request; ends after the chunk with a `finish_reason`."""
+        """The stream of one request; its last chunk has a `finish_reason`.
+
+        Raises EngineFailure, and BadRequest where the engine finds fault with the request.
+        """
+        finished = False
         headers = {"Content-Type": "application/json"}
         try:
             async with self._http.post(
@@ -55,11 +59,13 @@ class EngineClient:
                     raise self._refused(reply.status, await reply.read())
                 async for chunk in self._chunks(reply):
                     yield chunk
-                    if chunk.finish_reason is not None:
-                        return
+                    # Read on to the end: only then can the connection serve another turn.
+                    finished = finished or chunk.finish_reason is not None
         except (aiohttp.ClientError, OSError) as error:
-            raise self._unreachable(error) from error
-        raise EngineFailure(f"{self._name}: the stream ended before the turn was done")
+            if not finished:
+                raise self._unreachable(error) from error
+        if not finished:
+            raise EngineFailure(f"{self._name}: the stream ended before the turn was done")
 
     async def abort(self, request_id: RequestId) -> None:
         """Best effort: an engine that is gone has nothing to abort."""

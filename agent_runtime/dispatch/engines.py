@@ -116,7 +116,7 @@ class Engines:
             await sink.tokens(chunk.token_ids, chunk.text)
             progress.output.extend(chunk.token_ids)
             progress.texts.append(chunk.text)
-        progress.finish_reason = chunk.finish_reason or ""
+        progress.finish_reason = chunk.finish_reason or progress.finish_reason
 
     def _gone(self, client: EngineClient, error: EngineUnreachable) -> None:
         self._loop.report_health(EngineId(client.endpoint.name), False, error.message)

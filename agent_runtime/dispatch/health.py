@@ -18,9 +18,13 @@ log = logging.getLogger("dualpath.health")
 
 
 def context_length_of(server_info: Mapping[str, Any]) -> int | None:
-    """What the engine was started with; null where it does not say."""
-    value = server_info.get("context_length")
-    return value if isinstance(value, int) and value > 0 else None
+    """The most tokens of prompt and output that an engine takes; null where it does not say.
+
+    SGLang refuses a prompt of `max_req_input_len` tokens, a bound that also knows its KV pool, and
+    shortens without a word the output of one that comes near it.
+    """
+    known = [server_info.get(name) for name in ("context_length", "max_req_input_len")]
+    return min((n for n in known if isinstance(n, int) and n > 0), default=None)
 
 
 class HealthChecks:

@@ -2,8 +2,8 @@
 
     known key? ─▶ claim the session ─▶ render ─▶ check ─▶ place ─▶ run ─▶ commit ─▶ release
 
-Until `commit` the session is as before. A turn that ends early after it was placed is committed as
-`partial` if it asked for `keep_partial`; any other leaves no trace.
+Until `commit` the session is as before. A turn that ends early after its first tokens is committed
+as `partial` if it asked for `keep_partial`; any other leaves no trace.
 """
 
 from __future__ import annotations
@@ -150,8 +150,9 @@ class Pipeline:
         await self._engines.run(placed, job, turn.progress, sink)
 
     async def _keep_partial(self, turn: _Turn) -> None:
-        """Only what the client has seen: the input and the tokens that were sent."""
-        if not turn.request.keep_partial or turn.progress.placed is None or turn.session.deleted:
+        """The input and the tokens that were sent; a client that got none can send it all again."""
+        wanted = turn.request.keep_partial and not turn.session.deleted
+        if not wanted or not turn.progress.output:
             return
         turn.progress.finish_reason = "partial"
         await self._commit(turn)

@@ -36,6 +36,8 @@ def _tiers(report: TurnReport) -> Tiers:
 
 def _load(report: TurnReport) -> dict[str, Any]:
     return {
+        "plan_id": report.plan_id,
+        "split_pages": report.split_pages,
         "store_bytes": report.store_bytes,
         "peer_bytes": report.peer_bytes,
         "load_s": report.load_s,

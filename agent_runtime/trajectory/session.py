@@ -70,8 +70,7 @@ class Session:
         self._idle.set()
 
     async def end(self) -> None:
-        """Refuses further turns, cancels the one under way and waits until it is gone."""
-        self.deleted = True
+        """Cancels the turn under way and waits until it is gone."""
         if self._task is not None:
             self._task.cancel()
         await self._idle.wait()

@@ -79,6 +79,7 @@ class Sessions:
     async def delete(self, session_id: SessionId) -> None:
         """A turn under way is cancelled first. Raises NotFound."""
         session = await self.get(session_id)
+        session.deleted = True
         await session.end()
         try:
             if await self._store.delete(session_id):
