@@ -1,0 +1,77 @@
+"""Everything that a rig run can be told, with its default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal
+
+from dualpath_sglang.contract.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Of the test model. Many query heads on one KV head: much to compute per byte of KV, as in
+    large models, so that loading a context is faster than computing it again."""
+
+    layers: int = 4
+    hidden: int = 128
+    heads: int = 16
+    kv_heads: int = 1
+    head_dim: int = 64
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of all layers, float32."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * 4
+
+
+@dataclass(frozen=True)
+class Pools:
+    """KV of one engine: `tokens` on the device, `ratio` times that in host memory."""
+
+    tokens: int
+    ratio: float
+
+    @property
+    def host_tokens(self) -> int:
+        return int(self.tokens * self.ratio)
+
+
+@dataclass(frozen=True)
+class RigConfig:
+    """Units: tokens, bits per second, seconds, bytes.
+
+    `generate`, `scale`, `seed`: the paper's sessions, made smaller. Each measured session starts
+    where its context is about `context` tokens and goes on for `turns` turns.
+    """
+
+    nic_bits_per_s: int = 40_000_000
+    sessions: int = 16
+    turns: int = 5
+    context: int = 4_000
+    generate: str = "64k"
+    scale: float = 0.12
+    seed: int = 0
+    page_size: int = 16
+    prefetch_policy: Literal["wait_complete", "timeout"] = "wait_complete"
+    model: ModelSize = field(default_factory=ModelSize)
+    prefill_pools: Pools = Pools(8_192, 3.0)
+    decode_pools: Pools = Pools(16_384, 2.0)
+    cpu_threads: int = 1
+    segment_bytes: int = 6 * 1024**3
+    settle_s: float = 4.0
+    turn_timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, int | float) and f.name != "seed" and value <= 0:
+                raise ConfigError(f"{f.name} must be above 0, not {value}", field=f.name)
+
+    @property
+    def digest(self) -> str:
+        """Runs with another digest are not comparable."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
