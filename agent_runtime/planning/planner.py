@@ -93,9 +93,10 @@ class Planner:
         return Cached(pages, fleet=fleet)
 
     def plan(self, placed: Placed, cached: Cached) -> Plan | None:
-        """The message for a placed turn; None where the placement has no split."""
+        """The message for a placed turn; None where the placement has no split or there is
+        nothing to load."""
         fleet = cached.fleet
-        if placed.split is None or cached.pages is None or fleet is None:
+        if placed.split is None or not cached.pages or fleet is None:
             return None
         if not fleet.engines >= {placed.prefill, placed.decode}:
             return None  # an engine that came up while the turn waited

@@ -131,6 +131,7 @@ async def test_both_engines_get_the_same_plan_and_the_record_shows_it() -> None:
     async with running("split", store) as (router, session):
         first = await router.turn(session, list(range(100)))
         assert (first.placement.split, first.placement.pages) == (0, 0)
+        assert router.hints() == (None, None), "nothing to load, nothing to say"
         store.hold([*range(100), 7])
         second = await router.turn(session, list(range(500, 520)))
         at_prefill, at_decode = router.hints()
