@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.config import RouterConfig
 from agent_runtime.http.app import build_app
@@ -18,6 +21,7 @@ from dualpath_sglang.contract.errors import DualPathError, StartupError
 
 DRAIN_S = 5
 """How long turns under way may go on after SIGTERM."""
+_OURS = "dualpath_sglang.contract.errors."
 
 
 class _Server(uvicorn.Server):
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"router: {error.message}", file=sys.stderr)
         return 1
     settings = uvicorn.Config(
-        app,
+        brief_failures(app),
         loop="uvloop",
         http="httptools",
         log_level=config.log_level,
@@ -52,8 +56,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         timeout_graceful_shutdown=DRAIN_S,
     )
     server = _Server(settings)
+    # uvicorn raises the signal that stopped it once more at its end; a stop in order is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopped)
     server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def brief_failures(app: ASGIApp) -> ASGIApp:
+    """What keeps the router from starting in one line, without the traceback that Starlette adds;
+    that of a defect stays whole."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def shortened(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                last = message["message"].strip().rpartition("\n")[2]
+                if last.startswith(_OURS):
+                    message = {**message, "message": f"router: {last.partition(': ')[2]}"}
+            await send(message)
+
+        await app(scope, receive, shortened if scope["type"] == "lifespan" else send)
+
+    return wrapped
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    """The server has stopped already."""
 
 
 def _listen(host: str, port: int) -> socket.socket:

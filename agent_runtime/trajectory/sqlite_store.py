@@ -60,7 +60,10 @@ class SqliteStore:
         loop = asyncio.get_running_loop()
         try:
             self._connection = await loop.run_in_executor(self._thread, self._connect)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StartupError) as error:
+            self._thread.shutdown()
+            if isinstance(error, StartupError):
+                raise
             locked = "locked" in str(error)
             hint = "another router uses it" if locked else "choose another `database`"
             raise StartupError(
