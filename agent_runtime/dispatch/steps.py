@@ -80,7 +80,7 @@ async def _render_messages(
     reply = await renderer.ask(question)
     if isinstance(reply, Rewrite):
         if request.on_template_rewrite == "error" or node is None:
-            raise TemplateRewrite(reply.message, field=f"messages[{reply.message_index}]")
+            raise TemplateRewrite(reply.message, field=_field_of(reply, question))
         history = tuple(session.tokens[node.start : kept])
         cut = replace(question, on_rewrite="cut", history_token_ids=history)
         reply = await renderer.ask(cut)
@@ -93,6 +93,12 @@ async def _render_messages(
         input=pack(reply.token_ids),
         chat=ChatPart(after, chars, given.messages, reply.text),
     )
+
+
+def _field_of(rewrite: Rewrite, question: RenderDelta) -> str:
+    """The message of this turn that is at fault, or all where the fault shows in an earlier one."""
+    index = rewrite.message_index - len(question.messages_before)
+    return f"messages[{index}]" if index >= 0 else "messages"
 
 
 async def _decode_all(node: ChatNode, renderer: Renderer) -> None:

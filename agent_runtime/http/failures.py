@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from agent_runtime.http.body import REQUEST_ID
 from dualpath_sglang.contract.errors import DualPathError, Internal, Saturated
 
 log = logging.getLogger("dualpath.http")
@@ -37,7 +38,8 @@ def known(error: BaseException, request_id: str) -> DualPathError:
 
 
 def respond(error: DualPathError, request_id: str) -> Response:
-    headers = {}
+    # Also here: a defect is answered outside of the middleware that adds it to all others.
+    headers = {REQUEST_ID: request_id}
     if isinstance(error, Saturated):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return Response(

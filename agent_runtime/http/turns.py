@@ -21,6 +21,7 @@ from agent_runtime.dispatch.pipeline import Finished
 from agent_runtime.dispatch.turn import Sink
 from agent_runtime.http import failures, views
 from agent_runtime.scheduling.placement import Placed
+from agent_runtime.trajectory.model import TurnRecord
 from agent_runtime.trajectory.session import Session
 
 RunTurn = Callable[[Sink], Coroutine[Any, Any, Finished]]
@@ -45,6 +46,9 @@ class EventSink:
         self.events: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED_EVENTS)
 
     async def started(self, placed: Placed, turn: int, prompt_tokens: int) -> None:
+        await self.begin(turn, prompt_tokens)
+
+    async def begin(self, turn: int, prompt_tokens: int) -> None:
         await self.events.put(event("turn.started", {"turn": turn, "prompt_tokens": prompt_tokens}))
 
     async def tokens(self, token_ids: list[int], text: str) -> None:
@@ -79,7 +83,7 @@ async def stream(request: Request, session: Session, run: RunTurn) -> Response:
     try:
         await asyncio.wait((task, first, gone), return_when=asyncio.FIRST_COMPLETED)
         if gone.done() and not first.done():
-            await _stop(task)
+            await _stop(task, first, gone)
             return Response(status_code=499)
         if task.done() and not first.done():
             task.result()  # raises what went wrong
@@ -137,6 +141,8 @@ async def _run_to_the_end(
     watched = _Watched(sink)
     try:
         done = await run(watched)
+        if done.replayed:
+            await _replay(done.record, sink)
         tree = views.turn_tree(session, done.record, replayed=done.replayed)
         await sink.events.put(event("turn.done", tree))
     except Exception as error:
@@ -145,6 +151,13 @@ async def _run_to_the_end(
         tree = failures.error_tree(failures.known(error, request_id), request_id)
         await sink.events.put(event("error", tree))
     await sink.events.put(None)
+
+
+async def _replay(record: TurnRecord, sink: EventSink) -> None:
+    """The events of a turn that is over, so that a client need not tell it from a new one."""
+    await sink.begin(record.turn, record.prompt_tokens)
+    if record.output:
+        await sink.tokens(record.output.tolist(), record.text)
 
 
 class _Watched:
@@ -169,7 +182,7 @@ async def _gone(receive: Receive) -> None:
 
 
 async def _stop(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels and waits: afterwards nothing of the turn is left on an engine."""
+    """Cancels and waits: afterwards the engines have been told, or are being told."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
