@@ -1,7 +1,7 @@
 """A stub of SGLang's HTTP server: /generate as events, P and D halves that meet, faults on request.
 
-    P  waits for D's room ─▶ one token, `finish_reason`          (its answer carries P's report)
-    D  waits for P's room ─▶ `max_new_tokens` tokens, one event each
+    P  waits for D at the room ─▶ one token, `finish_reason`
+    D  waits until P has sent  ─▶ `max_new_tokens` tokens, one event each
 
 Tokens come from a formula over the whole prompt, so a wrong history gives wrong tokens.
 """
@@ -22,7 +22,7 @@ from agent_runtime.config import EngineEndpoint, Role
 
 VOCABULARY = 1000
 BOOTSTRAP_PORT = 9000
-Fault = Literal["", "status", "refuse", "event", "abort", "cut", "hang", "nonsense"]
+Fault = Literal["", "status", "refuse", "event", "abort", "cut", "end", "hang", "nonsense"]
 
 
 def formula(prompt: Sequence[int], count: int) -> list[int]:
@@ -108,54 +108,52 @@ class StubEngine:
             return web.json_response({"error": error}, status=status)
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await reply.prepare(request)
-        await self._meet(body)
+        if self.role == "decode":
+            await self._meet(body, "decode here", "sent")
         async for event in self._events(body):
-            if event is None:
-                assert request.transport is not None
-                request.transport.close()
+            if event is None:  # the stream breaks off, or ends as if all were well
+                if self.fault == "cut" and request.transport is not None:
+                    request.transport.close()
                 return reply
             await reply.write(b"data: " + json.dumps(event).encode() + b"\n\n")
         await reply.write(b"data: [DONE]\n\n")
         return reply
 
-    async def _meet(self, body: dict[str, Any]) -> None:
-        """Returns when both halves are there; a failed half never comes."""
+    async def _meet(self, body: dict[str, Any], says: str, waits_for: str) -> None:
+        """Tells the other half something and waits for its word; a failed half never speaks."""
         if self.role == "plain":
             return
-        if self.fault and self.after == 0:
-            return
         async with self.met:
-            here = self.rooms.setdefault(body["bootstrap_room"], set())
-            here.add(self.role)
+            said = self.rooms.setdefault(body["bootstrap_room"], set())
+            said.add(says)
             self.met.notify_all()
-            await self.met.wait_for(lambda: len(here) == 2)
+            await self.met.wait_for(lambda: waits_for in said)
 
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any] | None]:
         prompt = body["input_ids"]
         count = 1 if self.role == "prefill" else body["sampling_params"]["max_new_tokens"]
         output = formula(prompt, count)
-        for index in range(count + 1):
+        for index in range(count):
             if self.fault and index == self.after:
-                yield await self._fault_event(body, output[:index])
                 if self.fault != "hang":
+                    yield self._fault_event(body, output[:index])
                     return
-            if index < count:
-                last = index + 1 == count
-                yield self._event(body, output[: index + 1], {"type": "length"} if last else None)
+                await self.go.wait()
+            if self.role == "prefill":
+                await self._meet(body, "sent", "decode here")
+            last = index + 1 == count
+            yield self._event(body, output[: index + 1], {"type": "length"} if last else None)
 
-    async def _fault_event(self, body: dict[str, Any], sent: list[int]) -> dict[str, Any] | None:
+    def _fault_event(self, body: dict[str, Any], sent: list[int]) -> dict[str, Any] | None:
         match self.fault:
             case "event":
                 return {"error": {"message": "stub's error event", "code": 500}}
             case "abort":
                 reason = {"type": "abort", "message": "stub aborts", "status_code": 503}
                 return self._event(body, sent, reason)
-            case "hang":
-                await self.go.wait()
-                return self._event(body, sent, None)
             case "nonsense":
                 return {"output_ids": "no list"}
-        return None  # cut
+        return None
 
     def _event(
         self, body: dict[str, Any], output: list[int], reason: dict[str, Any] | None
