@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from router_world import World, failure, world
 from stub_engines import VOCABULARY
 
 TOO_MANY = 10 * 1024 * 1024
+shared_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[World]:
+    """One router for all requests that must change nothing."""
+    async with world() as w:
+        yield w
 
 
 async def refused(w: World, sid: str, status: int, **body: Any) -> dict[str, Any]:
@@ -73,31 +82,31 @@ async def refused(w: World, sid: str, status: int, **body: Any) -> dict[str, Any
         ),
     ],
 )
-async def test_a_bad_field_is_named(body: dict[str, Any], field: str | None, words: str) -> None:
-    async with world() as w:
-        sid = await w.session()
-        if "stream" in body:
-            reply = await w.turn(sid, **body)
-            assert reply.status_code == 400
-            error = failure(reply)
-        else:
-            error = await refused(w, sid, 400, **body)
-        assert (error["type"], error["field"]) == ("bad_request", field)
-        assert words in error["message"]
+@shared_loop
+async def test_a_bad_field_is_named(
+    shared: World, body: dict[str, Any], field: str | None, words: str
+) -> None:
+    sid = await shared.session()
+    if "stream" in body:
+        reply = await shared.turn(sid, **body)
+        assert reply.status_code == 400
+        error = failure(reply)
+    else:
+        error = await refused(shared, sid, 400, **body)
+    assert (error["type"], error["field"]) == ("bad_request", field)
+    assert words in error["message"]
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN"])
-async def test_numbers_that_no_engine_could_use(number: str) -> None:
+@shared_loop
+async def test_numbers_that_no_engine_could_use(shared: World, number: str) -> None:
     """JSON for the engines has no infinity: it would arrive as null."""
-    async with world() as w:
-        path = f"/v1/sessions/{await w.session()}/turns"
-        raw = (
-            '{"token_ids": [1], "sampling": {"repetition_penalty": 1, "temperature": %s}}' % number
-        )
-        reply = await w.http.post(path, content=raw)
-        assert reply.status_code == 400, reply.text
-        assert failure(reply)["message"]
-        assert w.decode.bodies == []
+    path = f"/v1/sessions/{await shared.session()}/turns"
+    body = '{"token_ids": [1], "sampling": {"temperature": number}}'
+    reply = await shared.http.post(path, content=body.replace("number", number))
+    assert reply.status_code == 400, reply.text
+    assert "not JSON" in failure(reply)["message"]
+    assert shared.decode.bodies == []
 
 
 async def test_keep_beyond_the_history() -> None:
@@ -144,21 +153,21 @@ async def test_token_ids_are_checked_against_the_vocabulary(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("raw", "words"), [(b"{", "not JSON"), (b"[]", "must be a JSON object"), (b"\xff", "not JSON")]
 )
-async def test_a_body_that_is_no_json_object(raw: bytes, words: str) -> None:
-    async with world() as w:
-        for path in ("/v1/sessions", f"/v1/sessions/{await w.session()}/turns"):
-            reply = await w.http.post(path, content=raw)
-            assert reply.status_code == 400
-            assert words in failure(reply)["message"]
+@shared_loop
+async def test_a_body_that_is_no_json_object(shared: World, raw: bytes, words: str) -> None:
+    for path in ("/v1/sessions", f"/v1/sessions/{await shared.session()}/turns"):
+        reply = await shared.http.post(path, content=raw)
+        assert reply.status_code == 400
+        assert words in failure(reply)["message"]
 
 
 @pytest.mark.parametrize(
     "body", [{"session_id": ""}, {"session_id": "a/b"}, {"session_id": 7}, {"metadata": []}]
 )
-async def test_sessions_with_bad_fields(body: dict[str, Any]) -> None:
-    async with world() as w:
-        reply = await w.http.post("/v1/sessions", json=body)
-        assert (reply.status_code, failure(reply)["field"]) == (400, next(iter(body)))
+@shared_loop
+async def test_sessions_with_bad_fields(shared: World, body: dict[str, Any]) -> None:
+    reply = await shared.http.post("/v1/sessions", json=body)
+    assert (reply.status_code, failure(reply)["field"]) == (400, next(iter(body)))
 
 
 async def test_a_session_that_does_not_exist() -> None:
