@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
+from agent_runtime.http.metrics import CONTENT_TYPE, TurnCounts, exposition
 from agent_runtime.router import Router
 from dualpath_sglang.contract.errors import EngineFailure
 
@@ -16,7 +17,7 @@ def _json(tree: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(tree), status_code=status, media_type="application/json")
 
 
-def admin_routes(router: Router) -> APIRouter:
+def admin_routes(router: Router, counts: TurnCounts) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/health")
@@ -29,6 +30,10 @@ def admin_routes(router: Router) -> APIRouter:
         """Turns can be served: 200, or 503 with the roles that lack a healthy engine."""
         missing = router.loop.missing_roles()
         return _json({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        return Response(exposition(router, counts), media_type=CONTENT_TYPE)
 
     @routes.get("/v1/models")
     async def models() -> Response:

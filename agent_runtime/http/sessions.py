@@ -12,6 +12,7 @@ from agent_runtime.dispatch.pipeline import Finished
 from agent_runtime.dispatch.turn import Sink
 from agent_runtime.http import turns, views
 from agent_runtime.http.body import limited_body
+from agent_runtime.http.metrics import TurnCounts
 from agent_runtime.http.schemas import CreateSession, TurnBody, parse, turn_request
 from agent_runtime.router import Router
 from dualpath_sglang.contract.errors import BadRequest
@@ -30,7 +31,7 @@ def _json(tree: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(tree), status_code=status, media_type="application/json")
 
 
-def session_routes(router: Router) -> APIRouter:
+def session_routes(router: Router, counts: TurnCounts) -> APIRouter:
     routes = APIRouter()
     limit = router.config.max_body_bytes
 
@@ -63,7 +64,10 @@ def session_routes(router: Router) -> APIRouter:
         turn_id = new_request_id(router.rng)
 
         async def run(sink: Sink) -> Finished:
-            return await router.pipeline.run(turn_id, session, wanted, sink)
+            with counts.turn():
+                done = await router.pipeline.run(turn_id, session, wanted, sink)
+            counts.done(done.record, replayed=done.replayed)
+            return done
 
         deliver = turns.stream if body.stream else turns.answer
         return await deliver(request, session, run)
