@@ -1,0 +1,149 @@
+"""A whole rig run: the lab, the model, all jobs, and the summary after every one of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.replay.environment import machine, versions
+from benchmarks.replay.tokens import space_of_model
+from benchmarks.rig import report, summary
+from benchmarks.rig.arms import ALL_NODES, ARMS, Job, jobs
+from benchmarks.rig.config import RigConfig
+from benchmarks.rig.isolated import isolated
+from benchmarks.rig.lab import Lab
+from benchmarks.rig.machines import Machines
+from benchmarks.rig.runner import Runner
+from benchmarks.rig.stacks import StackPlan
+from benchmarks.rig.workload import build
+from dualpath_sglang.contract.errors import DualPathError, StartupError
+
+ISOLATED = "isolated"
+ISOLATED_TOPOLOGY = "1P1D"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to measure: `runs` by arm, and pairs of lone requests (0: none)."""
+
+    topologies: tuple[str, ...]
+    arms: tuple[str, ...]
+    runs: dict[str, int]
+    isolated_pairs: int
+
+    def jobs(self) -> list[Job]:
+        return jobs(self.topologies, self.arms, self.runs)
+
+    @property
+    def wants_isolated(self) -> bool:
+        both = {"prefill_path", "split"} <= set(self.arms)
+        return bool(self.isolated_pairs and both and ISOLATED_TOPOLOGY in self.topologies)
+
+
+class Bench:
+    def __init__(
+        self,
+        config: RigConfig,
+        order: Order,
+        out: Path,
+        model: Path | None,
+        show: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._order = order
+        self._out = out
+        self._model = model or out / "model"
+        self._show = show
+        self._failures: dict[str, str] = {}
+
+    def carry_out(self, *, fresh: bool) -> dict[str, Any]:
+        """All jobs that have no result yet; the summary. Raises DualPathError when nothing can
+        be measured at all; a job that fails is reported in the summary."""
+        if fresh:
+            shutil.rmtree(self._out / "runs", ignore_errors=True)
+            (self._out / f"{ISOLATED}.json").unlink(missing_ok=True)
+        runs = summary.read_runs(self._out)
+        summary.check_digest(runs, self._config.digest)
+        todo = [j for j in self._order.jobs() if not summary.run_path(self._out, j).exists()]
+        wants_isolated = (
+            self._order.wants_isolated and summary.read_extra(self._out, ISOLATED) is None
+        )
+        self._show(f"{len(todo)} of {len(self._order.jobs())} runs to do")
+        if todo or wants_isolated:
+            make_model(self._config, self._model, self._show)
+            self._measure(todo, wants_isolated)
+        return summarize(self._out, self._failures)
+
+    def _measure(self, todo: list[Job], wants_isolated: bool) -> None:
+        workload = build(self._config)
+        space = space_of_model(self._model)
+        with Lab(ALL_NODES) as lab, lab.inside("router"):
+            plan = StackPlan(self._config, self._model.resolve(), self._out.resolve(), lab.words)
+            with Machines(plan, self._show) as machines:
+                runner = Runner(self._config, lab, machines, workload, space, self._show)
+                isolated_after = _last_of_ours(todo)
+                for place, job in enumerate(todo):
+                    self._show(f"run {place + 1}/{len(todo)}: {job.name}")
+                    self._one(runner, job)
+                    if wants_isolated and place == isolated_after:
+                        self._isolated(runner)
+                if wants_isolated and isolated_after is None:
+                    self._isolated(runner)
+
+    def _one(self, runner: Runner, job: Job) -> None:
+        where = f"{job.topology}/{job.arm}"
+        try:
+            result = runner.run(job)
+        except DualPathError as error:
+            self._failures[where] = error.message
+            self._show(f"{job.name} has no result: {error.message}")
+        else:
+            summary.write_json(summary.run_path(self._out, job), result)
+            self._show(
+                f"{job.name}: {result['turns_per_s']:.3f} turns/s, {result['errors']} errors"
+            )
+        summarize(self._out, self._failures)
+
+    def _isolated(self, runner: Runner) -> None:
+        try:
+            result = isolated(runner, ISOLATED_TOPOLOGY, self._order.isolated_pairs)
+        except DualPathError as error:
+            self._show(f"lone requests have no result: {error.message}")
+            return
+        summary.write_json(self._out / f"{ISOLATED}.json", result)
+        self._show(f"lone requests: TTFT of prefill_path over split {result['ratio']:.2f}")
+        summarize(self._out, self._failures)
+
+
+def _last_of_ours(todo: list[Job]) -> int | None:
+    """After this job the engines that lone requests need are up; None: never."""
+    ours = [i for i, j in enumerate(todo) if j.topology == ISOLATED_TOPOLOGY and ARMS[j.arm].ours]
+    return ours[-1] if ours else None
+
+
+def summarize(out: Path, failures: dict[str, str]) -> dict[str, Any]:
+    """summary.json and the report, from all runs in the folder."""
+    environment = {"versions": versions(), "machine": machine()}
+    runs = summary.read_runs(out)
+    made = summary.build(runs, summary.read_extra(out, ISOLATED), failures, environment)
+    summary.write_json(out / summary.SUMMARY_FILE, made)
+    report.write(out, made)
+    return made
+
+
+def make_model(config: RigConfig, folder: Path, show: Callable[[str], None]) -> None:
+    """Write the test model of the configured size, unless it is there. Raises StartupError."""
+    if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+        return
+    show(f"making a test model in {folder}")
+    words = [sys.executable, "-m", "dualpath_sglang.testmodel", "--out", str(folder)]
+    for name, value in asdict(config.model).items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StartupError(f"the test model could not be made:\n{done.stderr[-2000:]}")
