@@ -1,0 +1,212 @@
+"""One fault at a time, on real engines: right tokens or a clear error, no lost page, no hang.
+
+Named faults are injected by the engine itself (`DUALPATH_ENGINE_FAULT`), dead processes are real.
+Every idle round compares the books of the host pools (`second_path_rig.BOOKS`).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from second_path_rig import Duo, duo, prompt
+
+PAGES = 32
+TURN_S = 60.0
+"""A turn ends by then after any single fault."""
+
+Start = Callable[..., Duo]
+
+
+@pytest.fixture
+def start(model_dir: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts a pair with the given faults; stopped at the end of the test."""
+    import contextlib
+
+    with contextlib.ExitStack() as stack:
+        yield lambda **kwargs: stack.enter_context(duo(model_dir, tmp_path, **kwargs))
+
+
+def stored(made: Duo, seed: int = 1) -> tuple[list[int], list[int]]:
+    """A prompt whose pages are in the store and nowhere else, and its right continuation."""
+    tokens = prompt(random.Random(seed), PAGES)
+    answer = made.without_plan(tokens)
+    assert answer.errors == []
+    made.settle()
+    made.flush()
+    return tokens, answer.tokens
+
+
+def fault(text: str) -> dict[str, str]:
+    return {"DUALPATH_ENGINE_FAULT": text}
+
+
+# --- contents ---------------------------------------------------------------------------------
+
+
+def test_a_spoiled_page_is_seen_in_the_tokens_without_checksums(start: Start) -> None:
+    """The mutation: these tests can see a wrong page."""
+    made = start(decode=fault("peer_corrupt"))
+    tokens, right = stored(made)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.errors == []
+    assert answer.tokens != right
+
+
+def test_a_spoiled_page_is_refused_with_checksums(start: Start) -> None:
+    made = start(decode=fault("peer_corrupt"), env={"DUALPATH_ENGINE_VERIFY_PAGES": "1"})
+    tokens, right = stored(made)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    refused = made.fallbacks("prefill")["peer_checksum"]
+    assert refused == PAGES // 2
+    assert answer.prefill["peer"] == 0
+    assert answer.prefill["storage"] == PAGES * 16
+    # P has read the right bytes; D itself runs on its own spoiled copy, so P's first token counts.
+    assert answer.tokens[0] == right[0]
+
+
+# --- the store and the transfer engine ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["store_missing", "store_short", "store_error"])
+def test_the_store_fails_one_read(start: Start, name: str) -> None:
+    made = start(env=fault(f"{name}:1"))
+    tokens, right = stored(made)
+    first = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert first.errors == []
+    assert first.tokens == right
+    assert made.fallbacks("prefill") or made.fallbacks("decode")
+    made.flush(timeout_s=90)
+    second = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert second.tokens == right
+    assert second.prefill["peer"] == PAGES // 2 * 16
+
+
+def test_a_pull_fails_and_its_slots_are_not_used_again(start: Start) -> None:
+    made = start(prefill=fault("peer_timeout:1"))
+    tokens, right = stored(made)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.tokens == right
+    assert made.fallbacks("prefill")["peer_read"] > 0
+    assert 0 < made.counts("prefill")["quarantined"] <= PAGES // 2
+    again = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert again.tokens == right
+
+
+def test_a_store_that_hangs_costs_the_deadline(start: Start) -> None:
+    made = start(prefill=fault("store_stall:1"), env={"DUALPATH_ENGINE_PULL_DEADLINE_S": "4"})
+    tokens, right = stored(made)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.errors == []
+    assert answer.tokens == right
+    assert 3 < answer.seconds < 20
+    assert made.fallbacks("prefill")["store_deadline"] > 0
+
+
+def test_a_hook_that_fails_leaves_the_engine_as_upstream_made_it(start: Start) -> None:
+    made = start(env=fault("divert_error"))
+    tokens, right = stored(made)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.tokens == right
+    assert answer.prefill["peer"] == 0
+    made.flush()
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def test_a_plan_larger_than_the_pin_cap_is_followed_in_part(start: Start) -> None:
+    made = start(env={"DUALPATH_ENGINE_PIN_FRACTION": "0.01"}, max_total_tokens=4096)
+    tokens, right = stored(made)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES))
+    assert answer.tokens == right
+    cap = 5 * 16
+    assert answer.prefill["peer"] == cap
+    assert answer.prefill["storage"] == PAGES * 16 - cap
+    assert answer.decode["fallback"] == "pin_cap"
+
+
+def test_many_at_once_wait_for_a_small_host_pool(start: Start) -> None:
+    made = start(max_total_tokens=2048, hicache_ratio=1.2)
+    rng = random.Random(2)
+    prompts = [prompt(rng, PAGES) for _ in range(12)]
+    right = [made.without_plan(tokens).tokens for tokens in prompts]
+    made.settle()
+    made.flush()
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda t: made.ask(t, made.plan(PAGES, PAGES // 2)), prompts))
+    assert [answer.tokens for answer in found] == right
+    computed = sum(answer.prefill["computed"] for answer in found)
+    assert computed <= 12 * 5 + 2 * PAGES * 16
+    made.flush()
+
+
+# --- dead processes -----------------------------------------------------------------------------
+
+
+SLOW = {"DUALPATH_ENGINE_STORE_BYTES_PER_S": "400000"}
+"""2 MiB of this prompt's KV then take 5 s."""
+
+
+def test_decode_dies_while_staging(start: Start) -> None:
+    made = start(decode=SLOW)
+    tokens, _ = stored(made)
+    name = next(e.name for e in made.stack.engines if e.role == "decode")
+    threading.Timer(1.5, made.stack.kill, (name,)).start()
+    answer = made.ask(tokens, made.plan(PAGES, PAGES), timeout_s=TURN_S)
+    assert answer.errors
+    assert answer.seconds < TURN_S
+    made.wait_idle("prefill", TURN_S)
+
+
+def test_prefill_dies_while_pulling(start: Start) -> None:
+    made = start(
+        env=SLOW | {"DUALPATH_ENGINE_LEASE_S": "3", "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "30"}
+    )
+    tokens, _ = stored(made)
+    name = next(e.name for e in made.stack.engines if e.role == "prefill")
+    threading.Timer(1.5, made.stack.kill, (name,)).start()
+    answer = made.ask(tokens, made.plan(PAGES, PAGES), timeout_s=TURN_S)
+    assert answer.errors
+    made.wait_idle("decode", TURN_S)
+    assert made.fallbacks("decode").get("lease_over", 0) <= 1
+
+
+def test_decode_comes_back_on_its_port(start: Start) -> None:
+    port = str(random.Random().randrange(20000, 30000))
+    made = start(decode={"DUALPATH_ENGINE_EXPORT_PORT": port}, engines="restart")
+    tokens, right = stored(made)
+    assert made.ask(tokens, made.plan(PAGES, PAGES // 2)).tokens == right
+    name = next(e.name for e in made.stack.engines if e.role == "decode")
+    made.stack.kill(name)
+    made.stack.wait_for(name, "ready", 120.0, restarts=1)
+    made.wait_idle("prefill", TURN_S)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.tokens == right
+    assert answer.prefill["peer"] == PAGES // 2 * 16
+
+
+@pytest.mark.parametrize("part", ["store", "master"])
+def test_the_store_dies(start: Start, part: str) -> None:
+    made = start()
+    tokens, right = stored(made)
+    made.stack.kill(part)
+    time.sleep(1.0)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2), timeout_s=TURN_S)
+    assert answer.errors == []
+    assert answer.tokens == right
+    assert answer.seconds < TURN_S
+
+
+def test_the_client_goes_while_pages_are_staged(start: Start) -> None:
+    made = start(env=SLOW)
+    tokens, right = stored(made)
+    for after in (0.05, 0.5, 1.5, 3.0):
+        made.ask(tokens, made.plan(PAGES, PAGES), abort_after_s=after)
+        made.flush()
+    assert made.ask(tokens, made.plan(PAGES, PAGES // 2)).tokens == right
