@@ -93,8 +93,8 @@ class Pipeline:
         try:
             return Finished(await self._claimed(turn, sink), replayed=False)
         except asyncio.CancelledError:
-            if session.deleted:
-                raise Conflict(f"session {session.head.id!r} was deleted") from None
+            if (gone := session.gone()) is not None:
+                raise gone from None
             raise
         finally:
             self._loop.release(request_id)

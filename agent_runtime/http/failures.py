@@ -9,12 +9,15 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from agent_runtime.http.body import REQUEST_ID
 from dualpath_sglang.contract.errors import DualPathError, Internal, Saturated
 
 log = logging.getLogger("dualpath.http")
 
+CLIENT_LEFT = 499
+"""Nobody is there to read it; what other servers write into their logs then."""
 _KINDS = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -66,6 +69,10 @@ def install(app: FastAPI) -> None:
             media_type="application/json",
         )
 
+    async def left(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_LEFT)
+
     app.add_exception_handler(DualPathError, ours)
+    app.add_exception_handler(ClientDisconnect, left)
     app.add_exception_handler(HTTPException, routing)
     app.add_exception_handler(Exception, ours)

@@ -66,7 +66,7 @@ async def answer(request: Request, session: Session, run: RunTurn) -> Response:
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            return Response(status_code=499)  # nobody is there to read it
+            return Response(status_code=failures.CLIENT_LEFT)
         done = task.result()
         tree = views.turn_tree(session, done.record, replayed=done.replayed)
         return Response(orjson.dumps(tree), media_type="application/json")
@@ -84,7 +84,7 @@ async def stream(request: Request, session: Session, run: RunTurn) -> Response:
         await asyncio.wait((task, first, gone), return_when=asyncio.FIRST_COMPLETED)
         if gone.done() and not first.done():
             await _stop(task, first, gone)
-            return Response(status_code=499)
+            return Response(status_code=failures.CLIENT_LEFT)
         if task.done() and not first.done():
             task.result()  # raises what went wrong
     except BaseException:

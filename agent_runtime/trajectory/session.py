@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from agent_runtime.trajectory.chat import ChatNode, extend
 from agent_runtime.trajectory.model import SessionHead, StoredSession, TurnRecord
 from agent_runtime.trajectory.tokens import pack
-from dualpath_sglang.contract.errors import BadRequest, Conflict
+from dualpath_sglang.contract.errors import BadRequest, Conflict, DualPathError, Saturated
 from dualpath_sglang.contract.pages import PageHasher
 
 
@@ -35,6 +35,7 @@ class Session:
         self.tokens: array[int] = pack()
         self.turns = 0
         self.deleted = False
+        self.ended = False
         self.pages: PageHasher | None = None
         """Page hashes of the history so far, made by the planner; never of what may be undone."""
         self._boundaries: list[_Boundary] = []
@@ -55,9 +56,9 @@ class Session:
         return self._task is not None
 
     def claim(self) -> None:
-        """The current task becomes the only one that may add a turn. Raises Conflict."""
-        if self.deleted:
-            raise Conflict(f"session {self.head.id!r} is being deleted")
+        """The current task becomes the only one that may add a turn. Raises Conflict, Saturated."""
+        if (gone := self.gone()) is not None:
+            raise gone
         if self.busy:
             raise Conflict(
                 f"session {self.head.id!r} is busy with turn {self.turns}: wait for its end"
@@ -69,8 +70,15 @@ class Session:
         self._task = None
         self._idle.set()
 
+    def gone(self) -> DualPathError | None:
+        """Why there will be no more turns here; null: there may be."""
+        if self.deleted:
+            return Conflict(f"session {self.head.id!r} was deleted")
+        return Saturated("the router is stopping: send the turn again") if self.ended else None
+
     async def end(self) -> None:
-        """Cancels the turn under way and waits until it is gone."""
+        """Cancels the turn under way and waits until it is gone; no other starts here."""
+        self.ended = True
         if self._task is not None:
             self._task.cancel()
         await self._idle.wait()

@@ -22,6 +22,7 @@ from agent_runtime.config import EngineEndpoint, Role
 
 VOCABULARY = 1000
 BOOTSTRAP_PORT = 9000
+DONE = {"type": "length"}
 Fault = Literal["", "status", "refuse", "event", "abort", "cut", "end", "hang", "nonsense"]
 
 
@@ -49,6 +50,7 @@ class StubEngine:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
     flushed: int = 0
     running: int = 0
     go: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,6 +72,10 @@ class StubEngine:
     @property
     def body(self) -> dict[str, Any]:
         return self.bodies[-1]
+
+    def is_done_with(self, rid: str) -> bool:
+        """It was told to stop, or had ended by itself."""
+        return rid in self.aborted or rid in self.finished
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.healthy else 503)
@@ -116,6 +122,8 @@ class StubEngine:
                     request.transport.close()
                 return reply
             await reply.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+            if event.get("meta_info", {}).get("finish_reason") == DONE:
+                self.finished.append(body["rid"])
         await reply.write(b"data: [DONE]\n\n")
         return reply
 
@@ -142,7 +150,7 @@ class StubEngine:
             if self.role == "prefill":
                 await self._meet(body, "sent", "decode here")
             last = index + 1 == count
-            yield self._event(body, output[: index + 1], {"type": "length"} if last else None)
+            yield self._event(body, output[: index + 1], DONE if last else None)
 
     def _fault_event(self, body: dict[str, Any], sent: list[int]) -> dict[str, Any] | None:
         match self.fault:
