@@ -21,6 +21,8 @@ from dualpath_sglang.contract.errors import DualPathError, StartupError
 
 DRAIN_S = 5
 """How long turns under way may go on after SIGTERM."""
+KEEP_ALIVE_S = 120
+"""Clients keep connections for the next turn: closing one while they send would fail that turn."""
 _OURS = "dualpath_sglang.contract.errors."
 
 
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         http="httptools",
         log_level=config.log_level,
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
     )
     server = _Server(settings)

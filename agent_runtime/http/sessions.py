@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import orjson
@@ -15,8 +16,10 @@ from agent_runtime.http.body import limited_body
 from agent_runtime.http.metrics import TurnCounts
 from agent_runtime.http.schemas import CreateSession, TurnBody, parse, turn_request
 from agent_runtime.router import Router
-from dualpath_sglang.contract.errors import BadRequest
+from dualpath_sglang.contract.errors import BadRequest, DualPathError
 from dualpath_sglang.contract.ids import SessionId
+
+log = logging.getLogger("dualpath.turns")
 
 INCLUDES = ("token_ids",)
 
@@ -62,11 +65,18 @@ def session_routes(router: Router, counts: TurnCounts) -> APIRouter:
         wanted = turn_request(body, request.headers.get("idempotency-key"))
         session = await router.sessions.get(SessionId(session_id))
         turn_id = new_request_id(router.rng)
+        # The one place where the id that a client knows meets the one in the engines' logs.
+        names = (request.state.request_id, session_id, turn_id)
 
         async def run(sink: Sink) -> Finished:
-            with counts.turn():
-                done = await router.pipeline.run(turn_id, session, wanted, sink)
+            try:
+                with counts.turn():
+                    done = await router.pipeline.run(turn_id, session, wanted, sink)
+            except DualPathError as error:
+                log.info("%s %s %s: %s: %s", *names, error.kind, error.message)
+                raise
             counts.done(done.record, replayed=done.replayed)
+            log.info("%s %s %s: %s", *names, views.summary(done.record))
             return done
 
         deliver = turns.stream if body.stream else turns.answer

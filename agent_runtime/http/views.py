@@ -58,6 +58,18 @@ def turn_tree(session: Session, record: TurnRecord, *, replayed: bool) -> dict[s
     }
 
 
+def summary(record: TurnRecord) -> str:
+    """One line for the log."""
+    usage, timing, placement = record.usage, record.timing, record.placement
+    ttft = "-" if timing.ttft_s is None else f"{timing.ttft_s:.3f}"
+    return (
+        f"turn {record.turn} on {placement.prefill}/{placement.decode} ({placement.reason}): "
+        f"{record.prompt_tokens} tokens ({usage.cached_tokens} cached) + {len(record.output)}, "
+        f"{record.finish_reason}, queued {timing.queued_s:.3f} s, first token {ttft} s, "
+        f"all {timing.e2e_s:.3f} s"
+    )
+
+
 def _tiers(tiers: Tiers) -> dict[str, int]:
     return {
         "device": tiers.device,

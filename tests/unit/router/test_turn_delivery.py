@@ -116,3 +116,18 @@ async def test_a_rewrite_names_the_field_of_this_turn(index: int, field: str) ->
     with pytest.raises(TemplateRewrite, match=f"changes message {index}") as caught:
         await render(session, request, RewritingRenderer(index))
     assert caught.value.field == field
+
+
+async def test_the_log_joins_the_ids_of_client_and_engines(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "dualpath.turns")
+    async with world() as w:
+        sid = await w.session()
+        good = await w.turn(sid, **BODY)
+        w.decode.fault = "event"
+        bad = await w.turn(sid, **BODY)
+    for reply, body, word in zip((good, bad), w.decode.bodies, ("turn 0", "stub's"), strict=True):
+        line = next(r.message for r in caplog.records if body["rid"] in r.message)
+        assert reply.headers["x-request-id"] in line
+        assert word in line
