@@ -89,12 +89,16 @@ class PlacementLoop:
                 f"{self.inflight} turns are in flight and {self.waiting} wait, the limits are "
                 f"max_inflight={self._max_inflight} and max_waiting={self._max_waiting}"
             )
+        # Nobody may report health meanwhile: there is no engine, or every check hangs.
+        timer = asyncio.get_running_loop().call_later(self._no_engine_wait_s, self._pass)
         try:
             return await future
         except asyncio.CancelledError:
             self._waiting.pop(turn.id, None)
             self.release(turn.id)
             raise
+        finally:
+            timer.cancel()
 
     def infos(self) -> dict[EngineId, EngineInfo | None]:
         """What the healthy engines publish of themselves."""
