@@ -1,21 +1,21 @@
 """The one exception tree of the project. Each leaf knows its HTTP status.
 
-    DualPathError
-    ├── ClientError                 the caller can fix it
-    │   ├── BadRequest        400   a field is missing, malformed or out of range
-    │   ├── NotFound          404   no such session, turn or model
-    │   ├── Conflict          409   busy session, stale `if_turn`, id already taken
-    │   ├── BodyTooLarge      413
-    │   ├── ContextOverflow   400   prompt + output do not fit the model's context
-    │   └── TemplateRewrite   422   the chat template would rewrite tokens already in history
-    ├── Saturated             503   no engine has room now; `retry_after_s` says when to come back
-    ├── EngineFailure         502   an engine broke, refused or answered nonsense
-    ├── RendererFailure       502   the renderer process is gone or failed
-    ├── StoreFailure          502   the store's master is gone or answered nonsense
-    ├── DeadlineExceeded      504   the turn did not end within its deadline
-    ├── Internal              500   a defect of ours; the cause is in the log
-    ├── ConfigError           —     start-up: unknown key, bad value, missing file
-    └── StartupError          —     start-up: a component did not come up
+DualPathError
+├── ClientError                 the caller can fix it
+│   ├── BadRequest        400   a field is missing, malformed or out of range
+│   ├── NotFound          404   no such session, turn or model
+│   ├── Conflict          409   busy session, stale `if_turn`, id already taken
+│   ├── BodyTooLarge      413
+│   ├── ContextOverflow   400   prompt + output do not fit the model's context
+│   └── TemplateRewrite   422   the chat template would rewrite tokens already in history
+├── Saturated             503   no engine has room now; `retry_after_s` says when to come back
+├── EngineFailure         502   an engine broke, refused or answered nonsense
+├── RendererFailure       502   the renderer process is gone or failed
+├── StoreFailure          502   the store's master is gone or answered nonsense
+├── DeadlineExceeded      504   the turn did not end within its deadline
+├── Internal              500   a defect of ours; the cause is in the log
+├── ConfigError           —     start-up: unknown key, bad value, missing file
+└── StartupError          —     start-up: a component did not come up
 """
 
 from __future__ import annotations
