@@ -92,6 +92,15 @@ def parse(kind: type[B], raw: bytes) -> B:
         raise _first_problem(kind, error) from error
 
 
+def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema without references: within an OpenAPI document they would point nowhere."""
+    schema = kind.model_json_schema(ref_template="{model}")
+    inner = schema.pop("$defs", {})
+    fields = schema["properties"]
+    schema["properties"] = {name: inner.get(f.get("$ref"), f) for name, f in fields.items()}
+    return schema
+
+
 def turn_request(body: TurnBody, idempotency_key: str | None) -> TurnRequest:
     """Raises BadRequest for fields that are each right but do not fit together."""
     sampling = body.sampling.model_dump(exclude_none=True)

@@ -14,7 +14,7 @@ from agent_runtime.dispatch.turn import Sink
 from agent_runtime.http import turns, views
 from agent_runtime.http.body import limited_body
 from agent_runtime.http.metrics import TurnCounts
-from agent_runtime.http.schemas import CreateSession, TurnBody, parse, turn_request
+from agent_runtime.http.schemas import CreateSession, TurnBody, parse, schema_of, turn_request
 from agent_runtime.router import Router
 from dualpath_sglang.contract.errors import BadRequest, DualPathError
 from dualpath_sglang.contract.ids import SessionId
@@ -26,8 +26,7 @@ INCLUDES = ("token_ids",)
 
 def _body_of(model: type[CreateSession] | type[TurnBody]) -> dict[str, Any]:
     """Bodies are parsed here and not by FastAPI, so the OpenAPI document is told about them."""
-    schema = model.model_json_schema()
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"content": {"application/json": {"schema": schema_of(model)}}}}
 
 
 def _json(tree: Any, status: int = 200) -> Response:
