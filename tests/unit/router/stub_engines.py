@@ -69,6 +69,9 @@ class StubEngine:
         app.router.add_get("/server_info", self._info)
         return app
 
+    def output(self, prompt: list[int], count: int) -> list[int]:
+        return formula(prompt, count)
+
     @property
     def body(self) -> dict[str, Any]:
         return self.bodies[-1]
@@ -138,9 +141,9 @@ class StubEngine:
             await self.met.wait_for(lambda: waits_for in said)
 
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any] | None]:
-        prompt = body["input_ids"]
-        count = 1 if self.role == "prefill" else body["sampling_params"]["max_new_tokens"]
-        output = formula(prompt, count)
+        wanted = 1 if self.role == "prefill" else body["sampling_params"]["max_new_tokens"]
+        output = self.output(body["input_ids"], wanted)
+        count = len(output)
         for index in range(count):
             if self.fault and index == self.after:
                 if self.fault != "hang":

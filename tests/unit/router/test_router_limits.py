@@ -94,10 +94,9 @@ async def test_more_turns_than_may_wait_are_answered_503() -> None:
     async with world(max_inflight=1, max_waiting=1) as w:
         w.decode.fault = "hang"
         turns = []
-        for count in (1, 2):
+        for full in (lambda: w.router.loop.inflight == 1, lambda: w.router.loop.waiting == 1):
             turns.append(asyncio.create_task(w.turn(await w.session(), **BODY)))
-            loop = w.router.loop
-            await eventually(lambda count=count, loop=loop: loop.inflight + loop.waiting == count)
+            await eventually(full)
         for stream in (False, True):
             reply = await w.turn(await w.session(), stream=stream, **BODY)
             assert (reply.status_code, failure(reply)["type"]) == (503, "saturated")
@@ -153,7 +152,7 @@ async def test_a_reader_that_is_slow_slows_the_engine() -> None:
     engine = StubEngine("one", incremental=True)
     async with world(engine) as w:
         got: list[Event] = []
-        body = {"token_ids": [1], "max_new_tokens": 900}
+        body: dict[str, Any] = {"token_ids": [1], "max_new_tokens": 900}
         async with w.streaming(await w.session(), **body) as events:
             async for event in events:
                 got.append(event)
