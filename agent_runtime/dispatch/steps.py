@@ -16,7 +16,7 @@ from agent_runtime.trajectory.model import (
 from agent_runtime.trajectory.renderer import Renderer
 from agent_runtime.trajectory.session import Session
 from agent_runtime.trajectory.tokens import pack
-from dualpath_sglang.contract.errors import RendererFailure, TemplateRewrite
+from dualpath_sglang.contract.errors import DualPathError, RendererFailure, TemplateRewrite
 from dualpath_sglang.contract.render import (
     Delta,
     Detokenize,
@@ -54,11 +54,11 @@ async def render(session: Session, request: TurnRequest, renderer: Renderer) -> 
 
 
 async def decode_output(chat: ChatPart, output: array[int], renderer: Renderer) -> ChatPart:
-    """`chat` with the text of the output, or as it is when the renderer is away: the next
-    messages turn decodes it then."""
+    """`chat` with the text of the output, or as it is when there is none now (the renderer is away,
+    or does not know a token): the next messages turn decodes it then. The turn itself is whole."""
     try:
         text = await _detokenized(output, renderer)
-    except RendererFailure:
+    except DualPathError:
         return chat
     return replace(chat, output_text=text.text, output_content=text.content)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from render_process import END, Renderer, chatml, renderer_process, say
 from router_world import World, eventually, failure, world
-from stub_engines import StubEngine
+from stub_engines import VOCABULARY, StubEngine
 
 
 class Script(StubEngine):
@@ -205,6 +205,17 @@ async def test_the_renderer_may_be_away_for_a_while(tmp_path: Path) -> None:
                 await w.done(sid, messages=[say("user", "more")])
                 talk = [say("user", "hi"), say("assistant", "bako"), say("user", "more")]
                 assert engine.body["input_ids"] == renderer.ids(chatml(*talk))
+
+
+async def test_output_that_the_renderer_cannot_decode_is_not_lost(renderer: Renderer) -> None:
+    async with worded(renderer) as w:
+        scripted(w).answer([VOCABULARY + 1, END], [END])
+        sid = await w.session()
+        done = await w.done(sid, messages=[say("user", "hi")])
+        assert (await w.history(sid))[-2:] == done["token_ids"] == [VOCABULARY + 1, END]
+        reply = await w.turn(sid, messages=[say("user", "more")])
+        assert f"token id {VOCABULARY + 1}" in failure(reply)["message"]
+        await w.done(sid, token_ids=[1])
 
 
 async def test_what_the_template_refuses_is_the_clients_to_fix(renderer: Renderer) -> None:
