@@ -24,7 +24,20 @@ def context_length_of(server_info: Mapping[str, Any]) -> int | None:
     shortens without a word the output of one that comes near it.
     """
     known = [server_info.get(name) for name in ("context_length", "max_req_input_len")]
+    known.append(_decode_room(server_info))
     return min((n for n in known if isinstance(n, int) and n > 0), default=None)
+
+
+def _decode_room(server_info: Mapping[str, Any]) -> int | None:
+    """A decode engine admits a prompt, in whole pages, only where it leaves a reserve of its pool
+    free. One that never does would wait there until its deadline (`disaggregation/decode.py`,
+    `_prealloc_required_tokens`)."""
+    names = ("max_total_num_tokens", "num_reserved_decode_tokens", "page_size")
+    sizes = [n for name in names if isinstance(n := server_info.get(name), int)]
+    if server_info.get("disaggregation_mode") != "decode" or len(sizes) < len(names):
+        return None
+    pool, reserve, page = sizes
+    return pool - reserve - page
 
 
 class HealthChecks:

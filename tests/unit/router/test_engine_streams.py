@@ -11,6 +11,16 @@ from stub_engines import StubEngine, formula
 
 from agent_runtime.dispatch.health import context_length_of
 
+DECODE: dict[str, object] = {
+    "disaggregation_mode": "decode",
+    "context_length": 32768,
+    "max_req_input_len": 16378,
+    "max_total_num_tokens": 16384,
+    "num_reserved_decode_tokens": 512,
+    "page_size": 16,
+}
+"""Of the default test model's decode engine."""
+
 
 class Counting(StubEngine):
     """Stub that remembers on which connection each turn came."""
@@ -67,6 +77,9 @@ async def test_a_router_that_stops_keeps_the_partial_turn() -> None:
         ({"context_length": 4096}, 4096),
         ({"context_length": 32768, "max_req_input_len": 16378}, 16378),
         ({"context_length": "many", "max_req_input_len": 0}, None),
+        (DECODE, 16384 - 512 - 16),
+        (DECODE | {"disaggregation_mode": "prefill"}, 16378),
+        (DECODE | {"context_length": 4096}, 4096),
     ],
 )
 def test_the_smaller_of_context_and_pool_bounds_a_turn(
