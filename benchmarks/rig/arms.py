@@ -62,17 +62,20 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Topology:
+    """Prefill and decode engines, on the nodes from number `first` on."""
+
     key: str
     prefill: int
     decode: int
+    first: int = 1
 
     @property
     def prefill_names(self) -> tuple[str, ...]:
-        return tuple(f"p{i + 1}" for i in range(self.prefill))
+        return tuple(f"p{i + self.first}" for i in range(self.prefill))
 
     @property
     def decode_names(self) -> tuple[str, ...]:
-        return tuple(f"d{i + 1}" for i in range(self.decode))
+        return tuple(f"d{i + self.first}" for i in range(self.decode))
 
     @property
     def engine_names(self) -> tuple[str, ...]:
@@ -84,8 +87,11 @@ class Topology:
         return (self.prefill + self.decode) / self.prefill
 
 
-TOPOLOGIES = {t.key: t for t in (Topology("1P1D", 1, 1), Topology("1P2D", 1, 2))}
-TOPOLOGIES["2P1D"] = Topology("2P1D", 2, 1)
+TOPOLOGIES = {
+    t.key: t for t in (Topology("1P1D", 1, 1), Topology("1P2D", 1, 2), Topology("2P1D", 2, 1))
+}
+BESIDE = Topology("1P1D beside", 1, 1, first=2)
+"""For a second set of engines beside 1P1D, so that runs of two variants can take turns."""
 
 STORE, ROUTER = Node("store", 1), Node("router", 2)
 ENGINE_NODES = {

@@ -20,29 +20,30 @@ from benchmarks.rig.lab import Lab
 from benchmarks.rig.machines import Machines
 from benchmarks.rig.runner import Runner
 from benchmarks.rig.stacks import StackPlan
+from benchmarks.rig.unshaped import tpot, unshaped
 from benchmarks.rig.workload import build
 from dualpath_sglang.contract.errors import DualPathError, StartupError
 
-ISOLATED = "isolated"
-ISOLATED_TOPOLOGY = "1P1D"
+EXTRAS: dict[str, Callable[[Runner, int], dict[str, Any]]] = {
+    "isolated": isolated,
+    "unshaped": unshaped,
+    "tpot": tpot,
+}
+EXTRA_TOPOLOGY = "1P1D"
+"""The one that lone requests are measured on, with the engines that are up then."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to measure: `runs` by arm, and pairs of lone requests (0: none)."""
+    """What to measure: `runs` by arm, and `pairs` of each other measurement (0: none)."""
 
     topologies: tuple[str, ...]
     arms: tuple[str, ...]
     runs: dict[str, int]
-    isolated_pairs: int
+    pairs: dict[str, int]
 
     def jobs(self) -> list[Job]:
         return jobs(self.topologies, self.arms, self.runs)
-
-    @property
-    def wants_isolated(self) -> bool:
-        both = {"prefill_path", "split"} <= set(self.arms)
-        return bool(self.isolated_pairs and both and ISOLATED_TOPOLOGY in self.topologies)
 
 
 class Bench:
@@ -65,35 +66,43 @@ class Bench:
         """All jobs that have no result yet; the summary. Raises DualPathError when nothing can
         be measured at all; a job that fails is reported in the summary."""
         if fresh:
-            shutil.rmtree(self._out / "runs", ignore_errors=True)
-            (self._out / f"{ISOLATED}.json").unlink(missing_ok=True)
+            self._forget()
         runs = summary.read_runs(self._out)
         summary.check_digest(runs, self._config.digest)
         todo = [j for j in self._order.jobs() if not summary.run_path(self._out, j).exists()]
-        wants_isolated = (
-            self._order.wants_isolated and summary.read_extra(self._out, ISOLATED) is None
-        )
-        self._show(f"{len(todo)} of {len(self._order.jobs())} runs to do")
-        if todo or wants_isolated:
+        extras = [
+            name
+            for name, pairs in self._order.pairs.items()
+            if pairs and summary.read_extra(self._out, name) is None
+        ]
+        also = f", then {', '.join(extras)}" if extras else ""
+        self._show(f"{len(todo)} of {len(self._order.jobs())} runs to do{also}")
+        if todo or extras:
             make_model(self._config, self._model, self._show)
-            self._measure(todo, wants_isolated)
+            self._measure(todo, extras)
         return summarize(self._out, self._failures)
 
-    def _measure(self, todo: list[Job], wants_isolated: bool) -> None:
+    def _forget(self) -> None:
+        shutil.rmtree(self._out / "runs", ignore_errors=True)
+        for name in EXTRAS:
+            (self._out / f"{name}.json").unlink(missing_ok=True)
+
+    def _measure(self, todo: list[Job], extras: list[str]) -> None:
         workload = build(self._config)
         space = space_of_model(self._model)
         with Lab(ALL_NODES) as lab, lab.inside("router"):
             plan = StackPlan(self._config, self._model.resolve(), self._out.resolve(), lab.words)
             with Machines(plan, self._show) as machines:
                 runner = Runner(self._config, lab, machines, workload, space, self._show)
-                isolated_after = _last_of_ours(todo)
+                engines_up = _last_of_ours(todo)
                 for place, job in enumerate(todo):
                     self._show(f"run {place + 1}/{len(todo)}: {job.name}")
                     self._one(runner, job)
-                    if wants_isolated and place == isolated_after:
-                        self._isolated(runner)
-                if wants_isolated and isolated_after is None:
-                    self._isolated(runner)
+                    if place == engines_up and "isolated" in extras:
+                        extras = [name for name in extras if name != "isolated"]
+                        self._extra(runner, "isolated")
+                for name in extras:
+                    self._extra(runner, name)
 
     def _one(self, runner: Runner, job: Job) -> None:
         where = f"{job.topology}/{job.arm}"
@@ -109,20 +118,21 @@ class Bench:
             )
         summarize(self._out, self._failures)
 
-    def _isolated(self, runner: Runner) -> None:
+    def _extra(self, runner: Runner, name: str) -> None:
+        self._show(f"measuring {name}")
         try:
-            result = isolated(runner, ISOLATED_TOPOLOGY, self._order.isolated_pairs)
+            result = EXTRAS[name](runner, self._order.pairs[name])
         except DualPathError as error:
-            self._show(f"lone requests have no result: {error.message}")
+            self._show(f"{name} has no result: {error.message}")
             return
-        summary.write_json(self._out / f"{ISOLATED}.json", result)
-        self._show(f"lone requests: TTFT of prefill_path over split {result['ratio']:.2f}")
+        summary.write_json(self._out / f"{name}.json", result)
+        self._show(f"{name}: ratio {result['ratio']:.3f}")
         summarize(self._out, self._failures)
 
 
 def _last_of_ours(todo: list[Job]) -> int | None:
     """After this job the engines that lone requests need are up; None: never."""
-    ours = [i for i, j in enumerate(todo) if j.topology == ISOLATED_TOPOLOGY and ARMS[j.arm].ours]
+    ours = [i for i, j in enumerate(todo) if j.topology == EXTRA_TOPOLOGY and ARMS[j.arm].ours]
     return ours[-1] if ours else None
 
 
@@ -130,7 +140,8 @@ def summarize(out: Path, failures: dict[str, str]) -> dict[str, Any]:
     """summary.json and the report, from all runs in the folder."""
     environment = {"versions": versions(), "machine": machine()}
     runs = summary.read_runs(out)
-    made = summary.build(runs, summary.read_extra(out, ISOLATED), failures, environment)
+    extras = {name: summary.read_extra(out, name) for name in EXTRAS}
+    made = summary.build(runs, extras, failures, environment)
     summary.write_json(out / summary.SUMMARY_FILE, made)
     report.write(out, made)
     return made

@@ -17,17 +17,26 @@ from pathlib import Path
 
 from benchmarks.rig import lab as lab_module
 from benchmarks.rig.arms import ARMS, TOPOLOGIES, named
-from benchmarks.rig.bench import Bench, Order, summarize
+from benchmarks.rig.bench import EXTRAS, Bench, Order, summarize
 from benchmarks.rig.config import RigConfig
 from benchmarks.rig.report import as_text
 from dualpath_sglang.contract.errors import DualPathError
 
+SIZES = ("sessions", "turns", "context", "seed", "max_inflight")
+"""Settings of a run that are flags too."""
 STANDARD_RUNS = {"upstream_prefill_only": 3, "split": 3}
 PRESETS = {
     "standard": (("1P1D", "1P2D"), dict.fromkeys(ARMS, 1) | STANDARD_RUNS),
     "full": (tuple(TOPOLOGIES), dict.fromkeys(ARMS, 3)),
 }
 """Topologies and runs by arm. `standard` takes less than 50 minutes on two cores."""
+
+
+PAIRS = {
+    "standard": {"isolated": 20, "unshaped": 0, "tpot": 0},
+    "full": {"isolated": 20, "unshaped": 5, "tpot": 10},
+}
+"""Of the measurements that are no runs of an arm."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +82,10 @@ def clean(args: argparse.Namespace) -> int:
 
 
 def rig_config(args: argparse.Namespace) -> RigConfig:
-    given = {name: getattr(args, name) for name in ("sessions", "turns", "context", "seed")}
+    given = {
+        name: getattr(args, name)
+        for name in ("sessions", "turns", "context", "seed", "max_inflight")
+    }
     changes = {name: value for name, value in given.items() if value is not None}
     if args.nic_mbit is not None:
         changes["nic_bits_per_s"] = round(args.nic_mbit * 1e6)
@@ -88,7 +100,13 @@ def rig_order(args: argparse.Namespace) -> Order:
     arms = [named("arm", key, list(ARMS)) for key in args.arm or ARMS]
     if args.runs is not None:
         runs = dict.fromkeys(ARMS, args.runs)
-    return Order(topologies, tuple(arms), runs, args.isolated_pairs)
+    # A run that was narrowed down measures what was asked for only.
+    narrowed = bool(args.topology or args.arm)
+    pairs = {name: 0 if narrowed else PAIRS[args.preset][name] for name in EXTRAS}
+    for name in EXTRAS:
+        if (given := getattr(args, f"{name}_pairs")) is not None:
+            pairs[name] = given
+    return Order(topologies, tuple(arms), runs, pairs)
 
 
 def step(text: str) -> None:
@@ -104,14 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     go.add_argument("--topology", action="append", metavar="T", help=", ".join(TOPOLOGIES))
     go.add_argument("--arm", action="append", metavar="A", help=", ".join(ARMS))
     go.add_argument("--runs", type=int, help="of every arm (default: the preset's)")
-    go.add_argument(
-        "--isolated-pairs", type=int, default=20, help="pairs of lone requests (0: none)"
-    )
+    for name in EXTRAS:
+        go.add_argument(f"--{name}-pairs", type=int, metavar="N", help="0: do not measure it")
     go.add_argument("--model", type=Path, help="model folder (default: OUT/model, made if new)")
     go.add_argument("--fresh", action="store_true", help="forget the runs in the folder")
     go.add_argument("--nic-mbit", type=float, help="rate of a storage NIC, Mbit/s")
-    for name in ("sessions", "turns", "context", "seed"):
-        go.add_argument(f"--{name}", type=int)
+    for name in SIZES:
+        go.add_argument(f"--{name.replace('_', '-')}", type=int)
     again = commands.add_parser("summary", help="make summary and report again from the runs")
     again.set_defaults(command=summary_again)
     for sub in (go, again):

@@ -45,11 +45,15 @@ class RigConfig:
 
     `generate`, `scale`, `seed`: the paper's sessions, made smaller. Each measured session starts
     where its context is about `context` tokens and goes on for `turns` turns.
+    `max_inflight`: turns on the engines at a time, the others wait in the router. SGLang declines
+    to prefetch, and computes instead, once prefetches hold half of the host pool; so that many
+    prompts must fit into that half.
     """
 
-    nic_bits_per_s: int = 40_000_000
+    nic_bits_per_s: int = 50_000_000
     sessions: int = 16
-    turns: int = 5
+    turns: int = 4
+    max_inflight: int = 4
     context: int = 4_000
     generate: str = "64k"
     scale: float = 0.12
@@ -57,8 +61,8 @@ class RigConfig:
     page_size: int = 16
     prefetch_policy: Literal["wait_complete", "timeout"] = "wait_complete"
     model: ModelSize = field(default_factory=ModelSize)
-    prefill_pools: Pools = Pools(8_192, 3.0)
-    decode_pools: Pools = Pools(16_384, 2.0)
+    prefill_pools: Pools = Pools(8_192, 4.5)
+    decode_pools: Pools = Pools(20_480, 1.8)
     cpu_threads: int = 1
     segment_bytes: int = 6 * 1024**3
     settle_s: float = 4.0

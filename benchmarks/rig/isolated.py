@@ -6,24 +6,24 @@ order. Both routers run beside each other on the same engines.
 
 from __future__ import annotations
 
-import time
 from statistics import median
 from typing import Any
 
 from benchmarks.rig.arms import ARMS, TOPOLOGIES, Topology
+from benchmarks.rig.runfile import RUN_SCHEMA
 from benchmarks.rig.runner import RunFailed, Runner
-from benchmarks.rig.summary import RUN_SCHEMA
 from benchmarks.rig.workload import only_first_turn
 
+TOPOLOGY = "1P1D"
 ORDER = ("prefill_path", "split")
 UNSHAPED_REQUESTS = 5
 
 
-def isolated(runner: Runner, topology_key: str, pairs: int) -> dict[str, Any]:
+def isolated(runner: Runner, pairs: int) -> dict[str, Any]:
     """TTFT of `pairs` alternating pairs, and of a few requests on unshaped NICs."""
-    topology = TOPOLOGIES[topology_key]
-    urls = {key: runner.prepare(topology, ARMS[key])[1] for key in ORDER}
-    runner.shape(topology, False)
+    topology = TOPOLOGIES[TOPOLOGY]
+    engines = runner.prepare(topology, ARMS["split"])
+    urls = {key: engines.url(ARMS[key]) for key in ORDER}
     # The first request of an engine's life is slower: not measured.
     for key in ORDER:
         one(runner, urls[key], 0, f"warm-up {key}")
@@ -32,7 +32,7 @@ def isolated(runner: Runner, topology_key: str, pairs: int) -> dict[str, Any]:
         for i in range(UNSHAPED_REQUESTS)
     ]
     ttft = alternate(runner, topology, urls, pairs)
-    return result(topology_key, ttft, unshaped) | {"digest": runner.config.digest}
+    return result(ttft, unshaped) | {"digest": runner.config.digest}
 
 
 def alternate(
@@ -53,20 +53,20 @@ def one(runner: Runner, url: str, index: int, label: str) -> float:
     """TTFT in ms of one lone request on cold engines. Raises RunFailed."""
     session = only_first_turn(runner.workload.sessions, index).measured()
     runner.flush(url)
-    seen = runner.drive([session], f"{label}/{time.time_ns()}", url, label)
+    seen = runner.drive([session], label, url)
     ttft = seen.turns[0].ttft_ms if seen.turns else None
     if ttft is None:
         raise RunFailed(f"{label}: {seen.sessions[0].error}")
     return ttft
 
 
-def result(topology: str, ttft: dict[str, list[float]], unshaped: list[float]) -> dict[str, Any]:
+def result(ttft: dict[str, list[float]], unshaped: list[float]) -> dict[str, Any]:
     """`ratio`: of medians, prefill path over split. Pure."""
     middle = {key: median(values) for key, values in ttft.items()}
     base = median(unshaped)
     return {
         "schema": RUN_SCHEMA,
-        "topology": topology,
+        "topology": TOPOLOGY,
         "pairs": len(ttft["split"]),
         "ratio": round(middle["prefill_path"] / middle["split"], 4),
         "load_over_unshaped": round(middle["prefill_path"] / base, 4),

@@ -1,7 +1,7 @@
-"""What runs in the lab now: the store, one set of engines, a router per split policy.
+"""What runs in the lab now: the store, sets of engines, a router per split policy.
 
-Started when first asked for and kept as long as they fit; a change of engines stops the old ones
-first, because the machine has no room for two sets.
+Started when first asked for and kept as long as they fit. Unless two sets are wanted beside each
+other, a change of engines stops the old ones first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,50 @@ from benchmarks.rig.counters import EngineCounts, cpu_seconds, engine_counts
 from benchmarks.rig.stacks import StackPlan
 
 Show = Callable[[str], None]
+Starter = Callable[[StackConfig, str], RunningStack]
 QUIET_S, QUIET_TIMEOUT_S = 2.0, 120.0
+METRICS_TIMEOUT_S = 30.0
+
+
+class EngineSet:
+    """Running engines of one variant, and the routers in front of them."""
+
+    def __init__(
+        self, stack: RunningStack, plan: StackPlan, master: str, admin_url: str, start: Starter
+    ) -> None:
+        self.stack = stack
+        self._plan = plan
+        self._master = master
+        self._admin_url = admin_url
+        self._start = start
+        self._scope = contextlib.ExitStack()
+        self._scope.enter_context(stack)
+        self._routers: dict[str, RunningStack] = {}
+
+    def url(self, arm: Arm) -> str:
+        """Of a router with the arm's policy; the others stay up."""
+        if arm.split not in self._routers:
+            engines = self.stack.engines
+            config = self._plan.router(arm, engines, self._master, self._admin_url)
+            stack = self._start(config, f"router of {engines[0].name}, split policy {arm.split}")
+            self._routers[arm.split] = self._scope.enter_context(stack)
+        return self._routers[arm.split].router_url
+
+    def counts(self) -> dict[str, EngineCounts]:
+        """By engine. Raises OSError."""
+        return {engine.name: engine_counts(engine.url) for engine in self.stack.engines}
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds so far, by component."""
+        used: dict[str, float] = {}
+        for stack in (self.stack, *self._routers.values()):
+            for name, seconds in stack_cpu_s(stack).items():
+                used[name] = used.get(name, 0.0) + seconds
+        return used
+
+    def close(self) -> None:
+        """Routers first: without engines they would only complain."""
+        self._scope.close()
 
 
 class Machines:
@@ -28,32 +71,24 @@ class Machines:
     def __init__(self, plan: StackPlan, show: Show) -> None:
         self._plan = plan
         self._show = show
-        self._all = contextlib.ExitStack()
-        self._engine_scope = contextlib.ExitStack()
         self._store: RunningStack | None = None
-        self._engines: RunningStack | None = None
-        self._engines_are: tuple[str, Variant] | None = None
-        self._routers: dict[str, RunningStack] = {}
+        self._sets: dict[tuple[str, Variant], EngineSet] = {}
 
     def __enter__(self) -> Machines:
         return self
 
     def __exit__(self, *exc: object) -> None:
         try:
-            self._engine_scope.close()
+            self.stop_engines()
         finally:
-            self._all.close()
+            if self._store is not None:
+                self._store.stop()
 
     @property
     def store(self) -> RunningStack:
         if self._store is None:
-            self._store = self._all.enter_context(self._start(self._plan.store(), "the store"))
+            self._store = self._start(self._plan.store(), "store")
         return self._store
-
-    @property
-    def master(self) -> str:
-        """host:port of the store's master."""
-        return self.store.url("master")
 
     @property
     def store_admin_url(self) -> str:
@@ -62,48 +97,31 @@ class Machines:
         host = component.url.rpartition(":")[0]
         return f"http://{host}:{component.ports['metrics']}"
 
-    def engines(self, topology: Topology, variant: Variant) -> RunningStack:
-        """Running engines of this kind. Raises StartupError."""
-        if self._engines is not None and self._engines_are == (topology.key, variant):
-            return self._engines
-        self.stop_engines()
-        config = self._plan.engines(variant, topology, self.master)
-        what = f"engines {topology.key} {variant}"
-        self._engines = self._engine_scope.enter_context(self._start(config, what))
-        self._engines_are = (topology.key, variant)
-        return self._engines
+    def engines(self, topology: Topology, variant: Variant, *, beside: bool = False) -> EngineSet:
+        """Running engines of this kind. Raises StartupError.
+
+        `beside`: other sets stay up; they must be on other nodes.
+        """
+        key = (topology.key, variant)
+        if key in self._sets:
+            return self._sets[key]
+        if not beside:
+            self.stop_engines()
+        master = self.store.url("master")
+        config = self._plan.engines(variant, topology, master)
+        stack = self._start(config, f"engines {topology.key} {variant}")
+        made = EngineSet(stack, self._plan, master, self.store_admin_url, self._start)
+        self._sets[key] = made
+        return made
 
     def stop_engines(self) -> None:
-        """The routers too: they belong to these engines."""
-        self._engine_scope.close()
-        self._engines = self._engines_are = None
-        self._routers = {}
+        with contextlib.ExitStack() as scope:
+            for engine_set in self._sets.values():
+                scope.callback(engine_set.close)
+            self._sets = {}
 
-    def router(self, arm: Arm) -> RunningStack:
-        """A router for the running engines with the arm's policy; the others stay up."""
-        assert self._engines is not None
-        if arm.split not in self._routers:
-            admin = self.store_admin_url
-            config = self._plan.router(arm, self._engines.engines, self.master, admin)
-            stack = self._start(config, f"router, split policy {arm.split}")
-            self._routers[arm.split] = self._engine_scope.enter_context(stack)
-        return self._routers[arm.split]
-
-    def counts(self) -> dict[str, EngineCounts]:
-        """By engine."""
-        assert self._engines is not None
-        return {engine.name: engine_counts(engine.url) for engine in self._engines.engines}
-
-    def cpu_s(self) -> dict[str, float]:
-        """CPU seconds of every process of ours so far, by component."""
-        stacks = [self._store, self._engines, *self._routers.values()]
-        used: dict[str, float] = {}
-        for stack in stacks:
-            for component in stack.layout.components if stack else ():
-                if not component.external:
-                    pid = stack.component(component.name).pid if stack else None
-                    used[component.name] = used.get(component.name, 0.0) + cpu_seconds(pid)
-        return used
+    def store_cpu_s(self) -> dict[str, float]:
+        return stack_cpu_s(self.store)
 
     def wait_until_stored(self) -> int:
         """Wait until no more objects arrive in the store; how many there are."""
@@ -119,11 +137,11 @@ class Machines:
         return last
 
     def _object_count(self) -> int:
-        with urllib.request.urlopen(f"{self.store_admin_url}/metrics", timeout=30) as reply:
+        url = f"{self.store_admin_url}/metrics"
+        with urllib.request.urlopen(url, timeout=METRICS_TIMEOUT_S) as reply:
             return object_count(reply.read().decode())
 
     def _start(self, config: StackConfig, what: str) -> RunningStack:
-        self._show(f"starting {what}")
         stack = Stack(config, on_event=self._event).start()
         self._show(f"{what} up after {stack.started_in_s or 0.0:.0f} s")
         return stack
@@ -131,6 +149,15 @@ class Machines:
     def _event(self, event: Event) -> None:
         if event.component and event.state in ("failed", "exited", "restarting"):
             self._show(f"{event.component} {event.state}: {event.detail}")
+
+
+def stack_cpu_s(stack: RunningStack) -> dict[str, float]:
+    """CPU seconds so far of a stack's own components and everything below them."""
+    return {
+        component.name: cpu_seconds(stack.component(component.name).pid)
+        for component in stack.layout.components
+        if not component.external
+    }
 
 
 def object_count(metrics: str) -> int:

@@ -109,6 +109,7 @@ class StackPlan:
             router=RouterConfig(
                 split_policy=arm.split,
                 store_admin_url=admin_url if arm.ours else "",
+                max_inflight=self.config.max_inflight,
                 turn_deadline_s=self.config.turn_timeout_s,
             ),
             run_dir=str(self.out / "run" / f"router-{arm.split}"),

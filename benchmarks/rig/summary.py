@@ -14,12 +14,14 @@ from typing import Any
 
 from benchmarks.rig.arms import ARMS, TOPOLOGIES, Job
 from benchmarks.rig.rules import broken_rules
+from benchmarks.rig.runfile import RUN_SCHEMA
 from benchmarks.rig.targets import targets
 from dualpath_sglang.contract.errors import ConfigError
 
 SCHEMA = "dualpath-rig/1"
-RUN_SCHEMA = "dualpath-rig-run/1"
 SUMMARY_FILE = "summary.json"
+EXTRAS = ("isolated", "unshaped", "tpot")
+"""Measurements that are no runs of an arm, each with a file of its own."""
 Tree = dict[str, Any]
 
 MEDIANS = (
@@ -69,7 +71,7 @@ def read_runs(out: Path) -> list[Tree]:
 
 
 def read_extra(out: Path, name: str) -> Tree | None:
-    """Another measurement's file (`isolated`), None when it was not made."""
+    """One of `EXTRAS`; None when it was not made."""
     path = out / f"{name}.json"
     return _read(path, RUN_SCHEMA) if path.exists() else None
 
@@ -86,11 +88,12 @@ def check_digest(runs: Sequence[Tree], digest: str) -> None:
 
 def build(
     runs: Sequence[Tree],
-    isolated: Tree | None,
+    extras: Mapping[str, Tree | None],
     failures: Mapping[str, str],
     environment: Tree,
 ) -> Tree:
-    """The summary. `failures`: why an arm has no run, by topology/arm."""
+    """The summary. `extras`: the other measurements by name. `failures`: why an arm has no run,
+    by topology/arm."""
     topologies: Tree = {}
     for key in TOPOLOGIES:
         arms = {}
@@ -106,9 +109,10 @@ def build(
         "schema": SCHEMA,
         **environment,
         "topologies": topologies,
-        "isolated_ttft_ratio": isolated["ratio"] if isolated else None,
-        "isolated": isolated,
+        **{name: extras.get(name) for name in EXTRAS},
     }
+    isolated = summary["isolated"]
+    summary["isolated_ttft_ratio"] = isolated["ratio"] if isolated else None
     broken = broken_rules(summary)
     return {
         **summary,

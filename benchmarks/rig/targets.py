@@ -13,6 +13,7 @@ ISOLATED_RATIO, ISOLATED_LOAD, ISOLATED_PAIRS = 1.8, 10.0, 20
 PAYLOAD = (0.98, 1.02)
 KERNEL_OVERHEAD = 0.06
 ENOUGH_RUNS = 3
+UNSHAPED_RATIO, UNSHAPED_PAIRS, TPOT_RATIO = 0.95, 5, 1.10
 
 
 def targets(summary: Tree) -> list[Tree]:
@@ -23,7 +24,8 @@ def targets(summary: Tree) -> list[Tree]:
         for name, arm in block["arms"].items():
             if arm["runs"]:
                 found += _payload(f"{topology} {name}", name, arm)
-    return found + _isolated(summary["isolated"])
+    found += _isolated(summary["isolated"])
+    return found + _unshaped(summary["unshaped"]) + _tpot(summary["tpot"])
 
 
 def _entry(what: str, wanted: str, measured: float | None, reached: bool) -> Tree:
@@ -82,4 +84,33 @@ def _isolated(isolated: Tree | None) -> list[Tree]:
             load,
             load >= ISOLATED_LOAD,
         ),
+    ]
+
+
+def _unshaped(unshaped: Tree | None) -> list[Tree]:
+    if unshaped is None:
+        return []
+    ratio, pairs, (low, high) = unshaped["ratio"], unshaped["pairs"], unshaped["spread"]
+    return [
+        _entry(
+            f"storage unshaped: turns/s over upstream_decode_hicache (spread {low} to {high})",
+            f">= {UNSHAPED_RATIO}, at least {UNSHAPED_PAIRS} pairs",
+            ratio,
+            ratio >= UNSHAPED_RATIO and pairs >= UNSHAPED_PAIRS,
+        )
+    ]
+
+
+def _tpot(tpot: Tree | None) -> list[Tree]:
+    if tpot is None:
+        return []
+    p99 = [tpot[side]["p99_spread"] for side in ("with_pulls", "without_pulls")]
+    return [
+        _entry(
+            "time per token of running requests while pulls run over the same without "
+            f"(spread of p99 in ms: {p99[0]}, without {p99[1]})",
+            f"<= {TPOT_RATIO}",
+            tpot["ratio"],
+            tpot["ratio"] <= TPOT_RATIO,
+        )
     ]

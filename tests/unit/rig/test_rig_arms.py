@@ -12,8 +12,16 @@ from agent_runtime.stack.commands import Programs
 from agent_runtime.stack.component import Component
 from agent_runtime.stack.layout import build, port_requests
 from benchmarks.rig import cli
-from benchmarks.rig.arms import ALL_NODES, ARMS, ENGINE_NODES, TOPOLOGIES, Job, Variant, jobs
-from benchmarks.rig.bench import Order
+from benchmarks.rig.arms import (
+    ALL_NODES,
+    ARMS,
+    BESIDE,
+    ENGINE_NODES,
+    TOPOLOGIES,
+    Job,
+    Variant,
+    jobs,
+)
 from benchmarks.rig.config import RigConfig
 from benchmarks.rig.net import enter_words
 from benchmarks.rig.stacks import StackPlan, shown_flags
@@ -167,12 +175,22 @@ def _args(
     return preset[0], list(ARMS), preset[1]
 
 
-def test_lone_requests_need_both_arms_and_the_topology() -> None:
-    runs = dict.fromkeys(ARMS, 1)
-    assert Order(("1P1D",), tuple(ARMS), runs, 20).wants_isolated
-    assert not Order(("1P1D",), tuple(ARMS), runs, 0).wants_isolated
-    assert not Order(("1P2D",), tuple(ARMS), runs, 20).wants_isolated
-    assert not Order(("1P1D",), ("split",), runs, 20).wants_isolated
+def test_engines_beside_others_are_on_other_nodes() -> None:
+    assert not set(BESIDE.engine_names) & set(TOPOLOGIES["1P1D"].engine_names)
+    assert set(BESIDE.engine_names) <= set(ENGINE_NODES)
+
+
+def test_other_measurements_by_preset_and_by_flag() -> None:
+    def pairs(*words: str) -> dict[str, int]:
+        return cli.rig_order(cli._parser().parse_args(["run", *words])).pairs
+
+    assert pairs() == {"isolated": 20, "unshaped": 0, "tpot": 0}
+    assert pairs("--preset", "full") == {"isolated": 20, "unshaped": 5, "tpot": 10}
+    assert pairs("--arm", "split", "--tpot-pairs", "3") == {
+        "isolated": 0,
+        "unshaped": 0,
+        "tpot": 3,
+    }
 
 
 def test_job_names() -> None:

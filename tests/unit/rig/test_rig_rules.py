@@ -13,6 +13,8 @@ from benchmarks.replay.stats import summary as percentiles
 from benchmarks.rig import report, summary
 from benchmarks.rig.arms import ARMS, Job
 from benchmarks.rig.isolated import result as isolated_result
+from benchmarks.rig.runfile import RUN_SCHEMA
+from benchmarks.rig.unshaped import tpot_result, unshaped_result
 from dualpath_sglang.contract.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -62,7 +64,7 @@ def a_run(arm: str, index: int, **changes: Any) -> Tree:
         "prefill_to_decode": 0,
     }
     return {
-        "schema": summary.RUN_SCHEMA,
+        "schema": RUN_SCHEMA,
         "topology": "1P1D",
         "arm": arm,
         "index": index,
@@ -105,12 +107,22 @@ def all_runs() -> list[Tree]:
 
 
 LONE = isolated_result(
-    "1P1D", {"prefill_path": [2000.0] * 20, "split": [1050.0] * 20}, [150.0, 160.0, 170.0]
+    {"prefill_path": [2000.0] * 20, "split": [1050.0] * 20}, [150.0, 160.0, 170.0]
+)
+
+
+UNSHAPED = unshaped_result(
+    {"split": [2.0] * 5, "upstream_decode_hicache": [2.0, 2.1, 2.0, 2.05, 1.9]},
+    {"prefill_path": 2.0, "decode_path": 1.9},
+)
+TPOT = tpot_result(
+    {"prefill_path": [[6.0, 6.2, 9.0]] * 3, "decode_path": [[6.1, 6.3, 12.0]] * 3},
 )
 
 
 def built(runs: list[Tree], failures: dict[str, str] | None = None) -> Tree:
-    return summary.build(runs, LONE, failures or {}, {"versions": {}})
+    extras = {"isolated": LONE, "unshaped": UNSHAPED, "tpot": TPOT}
+    return summary.build(runs, extras, failures or {}, {"versions": {}})
 
 
 def test_a_good_summary() -> None:
@@ -213,6 +225,16 @@ def test_targets_that_are_missed() -> None:
     ]
 
 
+def test_what_loading_costs_where_storage_is_no_bottleneck() -> None:
+    assert UNSHAPED["ratio"] == pytest.approx(1.0)
+    assert UNSHAPED["spread"] == [
+        pytest.approx(2.0 / 2.1, abs=1e-4),
+        pytest.approx(1.0526, abs=1e-4),
+    ]
+    assert TPOT["ratio"] == pytest.approx(6.3 / 6.2, abs=1e-4)
+    assert TPOT["with_pulls"]["p99"] > TPOT["without_pulls"]["p99"]
+
+
 def test_too_few_runs_reach_no_target() -> None:
     made = built([a_run("split", 0), a_run("upstream_prefill_only", 0)])
     assert made["targets"][0]["measured"] == pytest.approx(1.9)
@@ -240,7 +262,7 @@ def test_report_files(tmp_path: Path) -> None:
 
 
 def test_an_empty_summary() -> None:
-    made = summary.build([], None, {}, {})
+    made = summary.build([], {}, {}, {})
     assert made["topologies"] == {}
     assert report.plot(made).startswith(b"\x89PNG")
 
