@@ -72,8 +72,10 @@ class Saturated(DualPathError):
     http_status = 503
     kind = "saturated"
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, field: str | None = None, retry_after_s: float = 1.0
+    ) -> None:
+        super().__init__(message, field=field)
         self.retry_after_s = retry_after_s
 
 
@@ -90,6 +92,11 @@ class RendererFailure(DualPathError):
 class StoreFailure(DualPathError):
     http_status = 502
     kind = "store_failure"
+
+
+class RouterFailure(DualPathError):
+    http_status = 502
+    kind = "router_failure"
 
 
 class DeadlineExceeded(DualPathError):

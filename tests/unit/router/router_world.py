@@ -18,6 +18,8 @@ from stub_engines import StubEngine, pair_up, serving
 from agent_runtime.config import RouterConfig
 from agent_runtime.http.app import build_app
 from agent_runtime.router import Router
+from dualpath_sglang.contract import errors
+from dualpath_sglang.contract.errors import DualPathError
 
 Event = tuple[str, dict[str, Any]]
 PATIENCE_S = 5.0
@@ -110,6 +112,12 @@ def failure(reply: httpx.Response) -> dict[str, Any]:
     assert error["request_id"] == reply.headers["x-request-id"]
     assert error["message"]
     return error
+
+
+def leaves(kind: type[DualPathError] = DualPathError) -> set[type[DualPathError]]:
+    """The leaves of the project's exception tree."""
+    below = [k for k in kind.__subclasses__() if k.__module__ == errors.__name__]
+    return set().union(*(leaves(k) for k in below)) if below else {kind}
 
 
 async def eventually(condition: Callable[[], object]) -> None:

@@ -69,6 +69,9 @@ class StubEngine:
         app.router.add_get("/server_info", self._info)
         return app
 
+    def word(self, token: int) -> str:
+        return f"<{token}>"
+
     def output(self, prompt: list[int], count: int) -> list[int]:
         return formula(prompt, count)
 
@@ -181,7 +184,7 @@ class StubEngine:
         }
         if self.reports and len(output) == 1:  # the plugin's report comes with the first token
             meta["dualpath"] = [self._report(prompt)]
-        return {"text": "".join(f"<{t}>" for t in shown), "output_ids": shown, "meta_info": meta}
+        return {"text": "".join(map(self.word, shown)), "output_ids": shown, "meta_info": meta}
 
     def _report(self, prompt: int) -> dict[str, Any]:
         report = {"v": 1, "role": self.role, "device": 1, "storage": 4, "peer": 2}
