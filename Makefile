@@ -14,12 +14,14 @@ INDEX := $(if $(PIP_INDEX_URL),--index-url $(PIP_INDEX_URL)) $(foreach i,$(PIP_E
 UV := $(BIN)/uv pip install --python $(BIN)/python $(LINKS) $(INDEX)
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup system demo test test-full check format clean
+.PHONY: help setup system demo test test-full bench-rig bench-rig-full check format clean
 
 help:
 	@echo "make demo        set up, then serve and check a batch of agent sessions on real engines"
 	@echo "make test        set up, then all quick tests and the core on real engines (< 40 minutes)"
 	@echo "make test-full   everything else too, in resumable parts"
+	@echo "make bench-rig   two-network benchmark: 1P1D and 1P2D, < 50 minutes, needs root"
+	@echo "make bench-rig-full   all of it 3 times; goes on where it was stopped"
 	@echo "make check       ruff, mypy"
 	@echo "make setup       only the set-up: system packages and $(VENV)"
 
@@ -30,6 +32,7 @@ system:
 	@missing=""; \
 	ldconfig -p 2>/dev/null | grep -q 'libibverbs\.so\.1' || missing="$$missing libibverbs1"; \
 	ldconfig -p 2>/dev/null | grep -q 'libnuma\.so\.1' || missing="$$missing libnuma1"; \
+	{ command -v ip && command -v tc; } >/dev/null || missing="$$missing iproute2"; \
 	[ -n "$(PYTHON)" ] || missing="$$missing python3"; \
 	"$(or $(PYTHON),false)" -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	[ -z "$$missing" ] && exit 0; \
@@ -63,6 +66,13 @@ test: setup
 test-full: setup
 	$(PYTEST) -q tests/unit tests/contract --floor 500
 	$(PYTEST) -q -m stack tests/integration --floor 1
+
+# Both keep finished runs in out/rig and go on from there; RIG=--fresh starts anew.
+bench-rig: setup
+	$(BIN)/python -m benchmarks.rig run --preset standard --out out/rig $(RIG)
+
+bench-rig-full: setup
+	$(BIN)/python -m benchmarks.rig run --preset full --out out/rig $(RIG)
 
 check: setup
 	$(BIN)/ruff check .
