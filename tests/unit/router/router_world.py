@@ -149,7 +149,8 @@ async def world(*engines: StubEngine, ready: bool = True, **settings: Any) -> As
 async def served(config: RouterConfig) -> AsyncIterator[World]:
     """The router alone, as `agent_runtime.serve` runs it but for uvloop and signals."""
     router = Router(config, rng=random.Random(1))
-    listener = socket.socket()
+    # With its protocol named, asyncio switches Nagle's delay off.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     settings = uvicorn.Config(
         build_app(router), http="httptools", log_level="error", timeout_graceful_shutdown=5
@@ -176,6 +177,16 @@ class _Server(uvicorn.Server):
         """Ends at once when told to, where uvicorn looks ten times a second."""
         await self.on_tick(0)
         await self.stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, less its pauses; a connection or task that stays fails the test."""
+        state = self.server_state
+        for server in self.servers:
+            server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        await eventually(lambda: not state.connections and not state.tasks)
+        await self.lifespan.shutdown()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
