@@ -75,6 +75,9 @@ class StubEngine:
     def output(self, prompt: list[int], count: int) -> list[int]:
         return formula(prompt, count)
 
+    def fault_of(self, rid: str) -> Fault:
+        return self.fault
+
     @property
     def body(self) -> dict[str, Any]:
         return self.bodies[-1]
@@ -114,17 +117,18 @@ class StubEngine:
             self.running -= 1
 
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        if self.fault in ("status", "refuse"):
-            status = 500 if self.fault == "status" else 400
+        fault = self.fault_of(body["rid"])
+        if fault in ("status", "refuse"):
+            status = 500 if fault == "status" else 400
             error = {"message": f"stub says {status}"}
             return web.json_response({"error": error}, status=status)
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await reply.prepare(request)
         if self.role == "decode":
             await self._meet(body, "decode here", "sent")
-        async for event in self._events(body):
+        async for event in self._events(body, fault):
             if event is None:  # the stream breaks off, or ends as if all were well
-                if self.fault == "cut" and request.transport is not None:
+                if fault == "cut" and request.transport is not None:
                     request.transport.close()
                 return reply
             await reply.write(b"data: " + json.dumps(event).encode() + b"\n\n")
@@ -143,14 +147,16 @@ class StubEngine:
             self.met.notify_all()
             await self.met.wait_for(lambda: waits_for in said)
 
-    async def _events(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any] | None]:
+    async def _events(
+        self, body: dict[str, Any], fault: Fault
+    ) -> AsyncIterator[dict[str, Any] | None]:
         wanted = 1 if self.role == "prefill" else body["sampling_params"]["max_new_tokens"]
         output = self.output(body["input_ids"], wanted)
         count = len(output)
         for index in range(count):
-            if self.fault and index == self.after:
-                if self.fault != "hang":
-                    yield self._fault_event(body, output[:index])
+            if fault and index == self.after:
+                if fault != "hang":
+                    yield self._fault_event(body, fault, output[:index])
                     return
                 await self.go.wait()
             if self.role == "prefill":
@@ -158,8 +164,10 @@ class StubEngine:
             last = index + 1 == count
             yield self._event(body, output[: index + 1], DONE if last else None)
 
-    def _fault_event(self, body: dict[str, Any], sent: list[int]) -> dict[str, Any] | None:
-        match self.fault:
+    def _fault_event(
+        self, body: dict[str, Any], fault: Fault, sent: list[int]
+    ) -> dict[str, Any] | None:
+        match fault:
             case "event":
                 return {"error": {"message": "stub's error event", "code": 500}}
             case "abort":
