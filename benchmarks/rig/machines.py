@@ -7,6 +7,7 @@ other, a change of engines stops the old ones first.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import urllib.request
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from agent_runtime.stack.status import Event
 from benchmarks.rig.arms import Arm, Topology, Variant
 from benchmarks.rig.counters import EngineCounts, cpu_seconds, engine_counts
 from benchmarks.rig.stacks import StackPlan
+from dualpath_sglang.contract.errors import StartupError
 
 Show = Callable[[str], None]
 Starter = Callable[[StackConfig, str], RunningStack]
 QUIET_S, QUIET_TIMEOUT_S = 2.0, 120.0
 METRICS_TIMEOUT_S = 30.0
+ENGINES_TIMEOUT_S = 60.0
 
 
 class EngineSet:
@@ -46,6 +49,7 @@ class EngineSet:
             config = self._plan.router(arm, engines, self._master, self._admin_url)
             stack = self._start(config, f"router of {engines[0].name}, split policy {arm.split}")
             self._routers[arm.split] = self._scope.enter_context(stack)
+            wait_for_engines(stack.router_url, plans=arm.ours)
         return self._routers[arm.split].router_url
 
     def counts(self) -> dict[str, EngineCounts]:
@@ -149,6 +153,23 @@ class Machines:
     def _event(self, event: Event) -> None:
         if event.component and event.state in ("failed", "exited", "restarting"):
             self._show(f"{event.component} {event.state}: {event.detail}")
+
+
+def wait_for_engines(router_url: str, *, plans: bool) -> None:
+    """Until the router finds every engine healthy and, for `plans`, knows what each publishes.
+    Raises StartupError."""
+    deadline = time.monotonic() + ENGINES_TIMEOUT_S
+    while True:
+        url = f"{router_url}/admin/engines"
+        with urllib.request.urlopen(url, timeout=METRICS_TIMEOUT_S) as reply:
+            engines = json.loads(reply.read())["engines"]
+        waiting = [e["name"] for e in engines if not e["healthy"] or (plans and not e["info"])]
+        if not waiting:
+            return
+        if time.monotonic() > deadline:
+            what = "publishes what plans need" if plans else "is healthy"
+            raise StartupError(f"the router does not see that {', '.join(waiting)} {what}")
+        time.sleep(0.2)
 
 
 def stack_cpu_s(stack: RunningStack) -> dict[str, float]:

@@ -121,7 +121,8 @@ def _planned(name: str, arm: Tree) -> str:
 
 def _off_plan(arm: Tree) -> Iterator[str]:
     for path in PLANNED_PATHS:
-        asked, got = arm["planned_bytes"][path], arm["path_bytes"][path]
+        asked = (arm["planned_bytes"] or {}).get(path)
+        got = (arm["path_bytes"] or {}).get(path) or 0
         if not asked:
             yield f"no plan asked for {path}"
         elif abs(got / asked - 1) > PLANNED_TOLERANCE:
