@@ -40,6 +40,16 @@ NO_CACHE_TIERS: dict[str, Scalar] = dict.fromkeys(
 )
 """Leaves out what the stack gives every engine of a pair: a decode engine as upstream has it."""
 
+LOAD_DEADLINE_S = 30
+"""Storage NICs are a thousand times slower here than real ones, so loads take seconds."""
+SECOND_PATH_ENV = {
+    "DUALPATH_ENGINE_STAGING_DEADLINE_S": str(LOAD_DEADLINE_S),
+    "DUALPATH_ENGINE_PULL_DEADLINE_S": str(LOAD_DEADLINE_S),
+    "DUALPATH_ENGINE_LEASE_S": str(2 * LOAD_DEADLINE_S),
+    # In `decode_path` everything that is in flight is staged and pinned on D.
+    "DUALPATH_ENGINE_PIN_FRACTION": "0.6",
+}
+
 
 @dataclass(frozen=True)
 class StackPlan:
@@ -67,14 +77,15 @@ class StackPlan:
     def engines(self, variant: Variant, topology: Topology, master: str) -> StackConfig:
         """All engines of a topology; `master` is host:port of the store's master."""
         config = self.config
+        env = SECOND_PATH_ENV if variant == "second_path" else {}
         groups = [
-            self._group(name, "prefill", config.prefill_pools, {})
+            self._group(name, "prefill", config.prefill_pools, {}, env)
             for name in topology.prefill_names
         ]
         upstream_decode = variant in ("prefill_store", "no_store")
         flags = NO_CACHE_TIERS if upstream_decode else {}
         groups += [
-            self._group(name, "decode", config.decode_pools, flags)
+            self._group(name, "decode", config.decode_pools, flags, env)
             for name in topology.decode_names
         ]
         with_store = variant != "no_store"
@@ -109,6 +120,7 @@ class StackPlan:
             router=RouterConfig(
                 split_policy=arm.split,
                 store_admin_url=admin_url if arm.ours else "",
+                plan_deadline_s=LOAD_DEADLINE_S,
                 max_inflight=self.config.max_inflight,
                 turn_deadline_s=self.config.turn_timeout_s,
             ),
@@ -116,7 +128,12 @@ class StackPlan:
         )
 
     def _group(
-        self, name: str, role: GroupRole, pools: Pools, flags: dict[str, Scalar]
+        self,
+        name: str,
+        role: GroupRole,
+        pools: Pools,
+        flags: dict[str, Scalar],
+        env: dict[str, str],
     ) -> EngineGroup:
         node = ENGINE_NODES[name]
         own: dict[str, Scalar] = {"max-total-tokens": pools.tokens, "hicache-ratio": pools.ratio}
@@ -127,6 +144,7 @@ class StackPlan:
             store_host=node.address("storage"),
             command_prefix=self.words(name),
             flags=own | flags,
+            env=env,
         )
 
 

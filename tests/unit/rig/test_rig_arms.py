@@ -26,6 +26,7 @@ from benchmarks.rig.config import RigConfig
 from benchmarks.rig.net import enter_words
 from benchmarks.rig.stacks import StackPlan, shown_flags
 from dualpath_sglang.contract.errors import ConfigError
+from dualpath_sglang.engine_config import EngineConfig
 
 MASTER = "10.77.1.1:21000"
 PLAN = StackPlan(RigConfig(), Path("/models/m"), Path("/out"), lambda n: enter_words("x", n))
@@ -62,6 +63,18 @@ def test_upstream_arms_have_cpu_support_only_and_ours_the_second_path() -> None:
             ours = variant == "second_path"
             assert part.env["DUALPATH_ENGINE_HOOKS"] == ("all" if ours else "cpu"), name
             assert ("radix-cache-backend" in shown_flags(part.command)) == ours
+
+
+def test_loads_on_slow_nics_have_the_time_they_need() -> None:
+    """The longest load of all: everything in flight through one storage NIC."""
+    config = RigConfig()
+    tokens = config.max_inflight * 1.25 * (config.context + 2000)
+    seconds = tokens * config.model.kv_bytes_per_token * 8 / config.nic_bits_per_s
+    made = engines("second_path")
+    settings = EngineConfig.from_env(made["d1"].env)
+    assert min(settings.staging_deadline_s, settings.pull_deadline_s) > 2 * seconds
+    assert settings.pin_fraction * config.decode_pools.host_tokens > 4 * config.context
+    assert "DUALPATH_ENGINE_LEASE_S" not in engines("both_stores")["d1"].env
 
 
 def test_who_reads_the_store_in_each_variant() -> None:
