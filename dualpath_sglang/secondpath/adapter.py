@@ -294,6 +294,17 @@ def store_of(cache: Any) -> Any:
     return cache.cache_controller.storage_backend
 
 
+def store_facts(cache: Any) -> dict[str, str]:
+    """Where and how this engine's client reaches the store."""
+    config = store_of(cache).config
+    return {
+        "master": str(config.master_server_address),
+        "protocol": str(config.protocol),
+        "device": str(config.device_name),
+        "tenant": str(config.tenant_id),
+    }
+
+
 def read_store(cache: Any, hashes: Sequence[str], pages: Sequence[int]) -> list[PageRead]:
     """Read pages into the host pool, blocking. SGLang's own reader takes a short object for whole;
     here every object must have its full length. May raise what the store raises."""

@@ -50,7 +50,7 @@ class Bookkeeper:
 
     def check_idle(self) -> list[str]:
         self.checks += 1
-        found = differences(self.books()) + self._dead_threads()
+        found = differences(self.books()) + self.dead_threads()
         for text in found:
             if text not in self._said:
                 self._said.add(text)
@@ -68,12 +68,14 @@ class Bookkeeper:
             owned=path.loads.owned() | adapter.prefetch_pages(cache),
             leaving=adapter.release_queue_pages(cache),
             quarantined=path.holds.quarantined,
+            reserved=path.probes.reserved,
             pinned=staging.pinned_pages if staging is not None else 0,
             idle=True,
             quarantine_limit=self.quarantine_limit,
         )
 
-    def _dead_threads(self) -> list[str]:
+    def dead_threads(self) -> list[str]:
+        """Those that this engine cannot do without, a sentence each."""
         path = self._path
         dead = adapter.dead_storage_threads(path.cache)
         parts = {"store reader": path.reader, "pulling": path.client, "export server": path.server}

@@ -27,6 +27,7 @@ from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Load, Origin
 from dualpath_sglang.secondpath.loads import Loads
 from dualpath_sglang.secondpath.meter import Meter, PrometheusMeter
+from dualpath_sglang.secondpath.probe import Probes
 from dualpath_sglang.secondpath.protocol import Hello
 from dualpath_sglang.secondpath.pull import PeerClient
 from dualpath_sglang.secondpath.puller import Puller, Tools
@@ -34,7 +35,7 @@ from dualpath_sglang.secondpath.requests import Followed, LoadReport, Requests
 from dualpath_sglang.secondpath.running import set_running
 from dualpath_sglang.secondpath.staging import Limits, Staging
 from dualpath_sglang.secondpath.store_reader import StoreReader
-from dualpath_sglang.secondpath.store_tap import StoreTap
+from dualpath_sglang.secondpath.store_tap import StoreTap, spoil
 from dualpath_sglang.secondpath.transport import MooncakeTransport
 
 log = logging.getLogger("dualpath")
@@ -68,6 +69,7 @@ class SecondPath:
         self.nonce = secrets.token_hex(8)
         self.host = config.export_host or adapter.local_host()
         self._start_threads()
+        self.probes = Probes(self)
         self.books = Bookkeeper(self)
         self.cache.second_path = self
         set_running(self)
@@ -78,7 +80,7 @@ class SecondPath:
             self.host, config.peer_protocol, config.peer_device, pool.base, pool.size
         )
         self.loads = Loads(self.cache, self.holds, self.meter, self.clock, config.pull_deadline_s)
-        tap = StoreTap(self.cache, self.role, pool, self.meter, self.faults)
+        self.tap = tap = StoreTap(self.cache, self.role, pool, self.meter, self.faults)
         bucket = TokenBucket(config.store_bytes_per_s, self.clock)
         self.reader = StoreReader(
             tap.read, pool.bytes_per_page, bucket, self.clock, self.loads.quarantine
@@ -121,6 +123,9 @@ class SecondPath:
         self.staging = Staging(
             self.cache, pool, self.exports, self.meter, limits, lambda: self.reader.progress_at
         )
+
+        if "peer_corrupt" in self.faults:
+            self.staging.before_ready = lambda slots: spoil(pool, slots)
 
     # --- arrival ------------------------------------------------------------------------------
 
@@ -179,8 +184,6 @@ class SecondPath:
     def _show_landed(self, load: Load, pages: list[int]) -> None:
         assert self.staging is not None
         self.staging.show_landed(load, pages, self.clock.now())
-        if self.faults.fires("peer_corrupt"):
-            StoreTap.spoil(self.pool, load.slots(pages))
 
     def _peer_pages(self, plan: Plan | None, first: int, count: int) -> int:
         if self.client is None or plan is None or not plan.peers:
@@ -219,6 +222,7 @@ class SecondPath:
         self._tick_loads(now)
         self._tick_staging(now)
         self._tick_retries(now)
+        self._tick_probes(now)
         self._tick_books(now)
 
     @guarded("committing loads", lambda *_: None)
@@ -249,6 +253,10 @@ class SecondPath:
                 self.meter.fallback("no_room")
             elif now >= entry.next_try and not adapter.prefetch_is_limited(self.cache):
                 self.scheduler._prefetch_kvcache(entry.req)
+
+    @guarded("probes of the doctor", lambda *_: None)
+    def _tick_probes(self, now: float) -> None:
+        self.probes.tick(now)
 
     def _tick_books(self, now: float) -> None:
         found = self._compare_books(now)
@@ -295,7 +303,7 @@ class SecondPath:
     def busy(self) -> bool:
         """Is memory of this engine read or written by a transfer, or kept for one?"""
         staged = self.staging is not None and (len(self.staging) > 0 or self.exports.active > 0)
-        return staged or len(self.loads) > 0 or self.holds.held > 0
+        return staged or len(self.loads) > 0 or self.holds.held > 0 or self.probes.busy
 
     def describe(self) -> str:
         """For the log."""
@@ -319,5 +327,6 @@ class SecondPath:
     def on_reset(self) -> None:
         """The cache forgets everything; SGLang asks `busy` before."""
         self.loads.clear()
+        self.probes.on_reset()
         if self.staging is not None:
             self.staging.clear("reset")

@@ -15,7 +15,7 @@ NAMES = {
     "store_error": "a store read raises",
     "store_stall": "a store read takes 60 s",
     "peer_timeout": "a one-sided read fails after 1 s",
-    "peer_corrupt": "a byte of each exported page changes after its checksum was taken",
+    "peer_corrupt": "each exported page changes between its checksum and its announcement",
     "divert_error": "taking over a prefetch operation raises",
 }
 
@@ -31,6 +31,9 @@ class Faults:
             if name not in NAMES or (count and not count.isdigit()):
                 raise ConfigError(f"no fault {word!r}; there are {', '.join(NAMES)}", field="fault")
             self._left[name] = int(count) if count else 2**31
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
 
     def fires(self, name: str) -> bool:
         """Does it happen now? Counts down."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dualpath_sglang import sglang_api
 from dualpath_sglang.contract.engine_info import EngineInfo
@@ -27,11 +27,18 @@ def engine_info(path: SecondPath) -> EngineInfo:
     )
 
 
-def live_hooks() -> tuple[str, ...]:
-    """Targets of the hooks that are live in this process."""
+def hook_facts() -> list[dict[str, Any]]:
+    """Every hook that this process should have: target, kind, why, and whether it is live."""
     from dualpath_sglang import hooks
     from dualpath_sglang.engine_config import EngineConfig
     from dualpath_sglang.plugin import hook_table
 
-    table = hook_table(EngineConfig.from_env(os.environ))
-    return tuple(sorted({hook.target for hook in table if hooks.is_live(hook)}))
+    return [
+        {"target": h.target, "kind": h.kind, "why": h.why, "live": hooks.is_live(h)}
+        for h in hook_table(EngineConfig.from_env(os.environ))
+    ]
+
+
+def live_hooks() -> tuple[str, ...]:
+    """Targets of the hooks that are live in this process."""
+    return tuple(sorted({fact["target"] for fact in hook_facts() if fact["live"]}))

@@ -1,13 +1,13 @@
 """The host pool's books: every page is in one place only.
 
-free + held by the tree + owned by an operation + quarantined = total, disjoint
+free + held by the tree + owned by an operation + quarantined + set apart = total, disjoint
 idle: owned by an operation = 0, pinned = 0
 """
 
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SHOWN = 8
 
@@ -15,8 +15,8 @@ SHOWN = 8
 @dataclass(frozen=True)
 class Books:
     """Page numbers at one moment, and the engine's state then. tree: null where it cannot be
-    walked; it is then what the others leave. leaving: freed by SGLang at its next round. pinned:
-    number of pages."""
+    walked; it is then what the others leave. leaving: freed by SGLang at its next round. reserved:
+    set apart for probes. pinned: number of pages."""
 
     total: int
     free: Set[int]
@@ -27,6 +27,7 @@ class Books:
     pinned: int
     idle: bool
     quarantine_limit: int
+    reserved: Set[int] = field(default_factory=frozenset)
 
 
 def differences(books: Books) -> list[str]:
@@ -36,6 +37,7 @@ def differences(books: Books) -> list[str]:
         "owned by an operation": books.owned,
         "leaving": books.leaving,
         "quarantined": books.quarantined,
+        "set apart": books.reserved,
     }
     if books.tree is not None:
         parts["held by the tree"] = books.tree

@@ -43,6 +43,7 @@ class _Peer:
     line: Line | None = None
     hello: Hello = field(default_factory=lambda: Hello(""))
     down_until: float = 0.0
+    trouble: str = ""
     loads: dict[Key, Load] = field(default_factory=dict)
 
 
@@ -68,6 +69,13 @@ class PeerClient:
     def warm(self, peer: str) -> None:
         """Connect to `host:port` before there is anything to fetch."""
         self._thread.spawn(self._reach(peer))
+
+    def reach(self, peer: str, timeout_s: float) -> Hello:
+        """What `host:port` says of itself; blocks. Raises OSError, TimeoutError."""
+        found: _Peer = self._thread.call(self._reach(peer), timeout_s)
+        if found.line is None:
+            raise ConnectionError(found.trouble or "the connection broke")
+        return found.hello
 
     def fetch(self, load: Load, peer: str, lo: int, hi: int) -> None:
         """Pull pages [lo, hi) of the prompt into `load`, from `host:port`."""
@@ -128,7 +136,8 @@ class PeerClient:
             self._accept(peer, hello)
         except (OSError, TimeoutError, ProtocolError, StopAsyncIteration, ValueError) as error:
             peer.down_until = self._clock.now() + RETRY_S
-            log.warning("DualPath: no pages from %s: %s", address, error or type(error).__name__)
+            peer.trouble = str(error) or type(error).__name__
+            log.warning("DualPath: no pages from %s: %s", address, peer.trouble)
             return
         peer.line = line
         self._listener = asyncio.create_task(self._listen(peer, line))

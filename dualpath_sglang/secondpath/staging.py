@@ -76,6 +76,8 @@ class Staging:
         self._limits = limits
         self._progress_at = progress_at
         self._entries: OrderedDict[Any, Staged] = OrderedDict()
+        self.before_ready: Callable[[list[int]], None] = lambda slots: None
+        """Gets pages between their checksum and their announcement; for tests."""
 
     def add(self, followed: Followed, now: float) -> None:
         """Take up a plan with k > 0 whose request waits for pre-allocation."""
@@ -127,8 +129,8 @@ class Staging:
     def show_landed(self, load: Load, pages: list[int], now: float) -> None:
         """Pages of a load are in. Called by the thread that reads the store."""
         assert load.origin.key is not None
-        sums = page_sums(self._pool, load.slots(pages)) if self._limits.verify else ()
         at = load.origin.first_page
+        sums = self._sums(load.slots(pages))
         self._exports.ready(load.origin.key, [at + p for p in pages], sums, now)
 
     def clear(self, reason: str) -> None:
@@ -178,9 +180,13 @@ class Staging:
         assert key is not None
         for run in adapter.host_runs(self._cache, entry.followed.req, entry.end):
             self._exports.reserve(key, run.first, run.pages, run.hashes, now)
-            sums = page_sums(self._pool, run.pages) if self._limits.verify else ()
             pages = range(run.first, run.first + len(run.pages))
-            self._exports.ready(key, pages, sums, now)
+            self._exports.ready(key, pages, self._sums(run.pages), now)
+
+    def _sums(self, slots: list[int]) -> tuple[str, ...]:
+        sums = page_sums(self._pool, slots) if self._limits.verify else ()
+        self.before_ready(slots)
+        return sums
 
     def _watch(self, entry: Staged, now: float) -> None:
         handle = entry.followed.handle

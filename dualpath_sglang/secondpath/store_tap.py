@@ -47,14 +47,14 @@ class StoreTap:
         """`transport`, or one that fails where a test wants it to."""
         return _FailingTransport(transport, self._faults)
 
-    @staticmethod
-    def spoil(pool: HostPool, pages: Sequence[int]) -> None:
-        """Change the K of pages in the host pool, as a memory error would."""
-        for page in pages:
-            at = pool.addresses(page)[0]
-            view = (ctypes.c_uint8 * pool.page_bytes).from_address(at)
-            for i in range(0, pool.page_bytes, 4):
-                view[i + 1] ^= 0x7F
+
+def spoil(pool: HostPool, pages: Sequence[int]) -> None:
+    """Change the K of pages in the host pool, as a memory error would: the signs of 16-bit and of
+    32-bit numbers."""
+    for page in pages:
+        view = (ctypes.c_uint8 * pool.page_bytes).from_address(pool.addresses(page)[0])
+        for i in range(1, pool.page_bytes, 2):
+            view[i] ^= 0x80
 
 
 class _FailingTransport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dualpath_sglang.hooks import Hook
-from dualpath_sglang.secondpath import handlers
+from dualpath_sglang.secondpath import handlers, probe
 
 CACHE_BACKEND = "dualpath"
 """Value of SGLang's `--radix-cache-backend`."""
@@ -25,6 +25,19 @@ SECOND_PATH_HOOKS: tuple[Hook, ...] = (
         "after",
         handlers.after_get_internal_state,
         "the router learns what to plan with",
+    ),
+    Hook(
+        f"{_SCHEDULER}.set_internal_state",
+        "around",
+        probe.around_set_internal_state,
+        "orders of the doctor arrive here",
+        ("recv_req",),
+    ),
+    Hook(
+        f"{_SCHEDULER}.get_internal_state",
+        "after",
+        probe.after_get_internal_state,
+        "results for the doctor leave here",
     ),
     Hook(
         f"{_SCHEDULER}._add_request_to_queue",
