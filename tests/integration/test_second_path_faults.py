@@ -7,6 +7,7 @@ Every idle round compares the books of the host pools (`second_path_rig.BOOKS`).
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import random
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from second_path_rig import Duo, duo, prompt
+from second_path_rig import Answer, Duo, duo, prompt
 
 PAGES = 32
 TURN_S = 60.0
@@ -26,8 +27,6 @@ Start = Callable[..., Duo]
 @pytest.fixture
 def start(model_dir: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts a pair with the given faults; stopped at the end of the test."""
-    import contextlib
-
     with contextlib.ExitStack() as stack:
         yield lambda **kwargs: stack.enter_context(duo(model_dir, tmp_path, **kwargs))
 
@@ -49,25 +48,31 @@ def fault(text: str) -> dict[str, str]:
 # --- contents ---------------------------------------------------------------------------------
 
 
+def pull_of_spoiled_pages(made: Duo) -> tuple[Answer, list[int]]:
+    """D has the prompt on its device and in its host pool, P is cold; the host copies are spoiled
+    when P asks for them. D itself decodes from its device, so only P can go wrong."""
+    tokens = prompt(random.Random(1), PAGES)
+    right = made.without_plan(tokens, output=16).tokens
+    made.settle()
+    made.wait_idle("prefill", TURN_S)
+    return made.ask(tokens, made.plan(PAGES, PAGES // 2), output=16), right
+
+
 def test_a_spoiled_page_is_seen_in_the_tokens_without_checksums(start: Start) -> None:
     """The mutation: these tests can see a wrong page."""
-    made = start(decode=fault("peer_corrupt"))
-    tokens, right = stored(made)
-    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    answer, right = pull_of_spoiled_pages(start(decode=fault("peer_corrupt")))
     assert answer.errors == []
+    assert answer.prefill["peer"] == PAGES // 2 * 16
     assert answer.tokens != right
 
 
 def test_a_spoiled_page_is_refused_with_checksums(start: Start) -> None:
     made = start(decode=fault("peer_corrupt"), env={"DUALPATH_ENGINE_VERIFY_PAGES": "1"})
-    tokens, right = stored(made)
-    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
-    refused = made.fallbacks("prefill")["peer_checksum"]
-    assert refused == PAGES // 2
+    answer, right = pull_of_spoiled_pages(made)
+    assert made.fallbacks("prefill")["peer_checksum"] == PAGES // 2
     assert answer.prefill["peer"] == 0
     assert answer.prefill["storage"] == PAGES * 16
-    # P has read the right bytes; D itself runs on its own spoiled copy, so P's first token counts.
-    assert answer.tokens[0] == right[0]
+    assert answer.tokens == right
 
 
 # --- the store and the transfer engine ----------------------------------------------------------
