@@ -372,6 +372,11 @@ def is_idle(scheduler: Any) -> bool:
     return bool(scheduler.is_fully_idle())
 
 
+def fewest_tokens(cache: Any) -> int:
+    """SGLang declines to read fewer from the store (`prefetch_threshold`)."""
+    return int(cache.cache_controller.prefetch_threshold)
+
+
 def prefetch_is_limited(cache: Any) -> bool:
     """Half of the host pool is taken by prefetches."""
     return bool(cache.cache_controller.prefetch_rate_limited())

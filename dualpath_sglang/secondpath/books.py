@@ -45,7 +45,6 @@ class Bookkeeper:
         if path.busy() or not adapter.is_idle(path.scheduler):
             return []
         self._next = now + (ALWAYS_S if path.config.check == "always" else IDLE_S)
-        path.requests.expire(now)
         return self.check_idle()
 
     def check_idle(self) -> list[str]:

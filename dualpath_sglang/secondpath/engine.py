@@ -42,6 +42,7 @@ log = logging.getLogger("dualpath")
 
 RETRY_S = 0.02
 """Pause between two tries of a planned load that finds no room."""
+SWEEP_S = 10.0
 
 
 class SecondPath:
@@ -63,6 +64,7 @@ class SecondPath:
         self.faults = Faults(config.fault)
         self.holds = PageHolds()
         self.requests = Requests()
+        self._sweep_at = 0.0
         self.pool = adapter.host_pool(cache)
         self.keys = key_layout_of(adapter.store_of(cache))
         self.fingerprint = adapter.fingerprint(scheduler, cache, self.pool, self.keys)
@@ -102,7 +104,7 @@ class SecondPath:
             )
         else:
             self._start_exports()
-        self.loads.connect(self.reader, self._on_settled)
+        self.loads.connect(self.reader, self._on_settled, self._on_peer_over)
 
     def _start_exports(self) -> None:
         config, pool = self.config, self.pool
@@ -121,7 +123,13 @@ class SecondPath:
             config.staging_deadline_s, int(pool.pages * config.pin_fraction), config.verify_pages
         )
         self.staging = Staging(
-            self.cache, pool, self.exports, self.meter, limits, lambda: self.reader.progress_at
+            self.cache,
+            pool,
+            self.exports,
+            self.meter,
+            limits,
+            lambda: self.reader.progress_at,
+            self.requests.settle,
         )
 
         if "peer_corrupt" in self.faults:
@@ -172,7 +180,8 @@ class SecondPath:
         plan, key = (entry.plan, entry.key) if entry else (None, None)
         slots = adapter.op_pages(op, size)
         peer_pages = self._peer_pages(plan, first, len(slots))
-        load = Load(op, Origin(first, key, plan), op.hash_value, slots, peer_pages, self.holds, now)
+        origin = Origin(first, key, plan, entry.give_up_at if entry else float("inf"))
+        load = Load(op, origin, op.hash_value, slots, peer_pages, self.holds, now)
         if self.staging is not None and key is not None and key in self.exports:
             self.staging.show_load(load, now)
             load.on_landed = self._show_landed
@@ -193,17 +202,19 @@ class SecondPath:
             return 0
         return min(max(plan.k - first, 0), count)
 
+    def _on_peer_over(self, load: Load) -> None:
+        """D may have its pages back."""
+        if self.client is not None and load.origin.plan is not None and load.origin.key:
+            self.client.done(load.origin.key, load.origin.plan.peers[0])
+
     def _on_settled(self, load: Load, new_tokens: int) -> None:
         """After a load was committed."""
         now, size = self.clock.now(), self.pool
         entry = self.requests.get(load.owner.handle)
-        plan = load.origin.plan
-        if self.client is not None and plan is not None and plan.peers and load.origin.key:
-            self.client.done(load.origin.key, plan.peers[0])
         if entry is None:
             return
         if self.staging is None:
-            entry.settled = True
+            self.requests.settle(entry)
         pages, by_peer = load.done_pages, load.peer_pages()
         report = entry.report
         known = max(0, pages * size.page_size - new_tokens)
@@ -224,6 +235,9 @@ class SecondPath:
         self._tick_retries(now)
         self._tick_probes(now)
         self._tick_books(now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_S
+            self.requests.expire(now)
 
     @guarded("committing loads", lambda *_: None)
     def _tick_loads(self, now: float) -> None:
@@ -248,7 +262,7 @@ class SecondPath:
             if self.cache.has_ongoing_prefetch(entry.handle):
                 continue
             if self._overdue(entry, now):
-                entry.settled = True
+                self.requests.settle(entry)
                 entry.report.fallback = entry.report.fallback or "no_room"
                 self.meter.fallback("no_room")
             elif now >= entry.next_try and not adapter.prefetch_is_limited(self.cache):
@@ -296,9 +310,10 @@ class SecondPath:
         entry.next_try = self.clock.now() + RETRY_S
         if self.cache.has_ongoing_prefetch(entry.handle):
             return
-        covered = adapter.match(self.cache, entry.req, entry.plan.n * self.pool.page_size).covered
-        if covered >= entry.plan.n * self.pool.page_size:
-            entry.settled = True
+        end = entry.plan.n * self.pool.page_size
+        missing = end - adapter.match(self.cache, entry.req, end).covered
+        if missing < adapter.fewest_tokens(self.cache):
+            self.requests.settle(entry)
 
     def busy(self) -> bool:
         """Is memory of this engine read or written by a transfer, or kept for one?"""
@@ -315,14 +330,19 @@ class SecondPath:
 
     def report_for(self, req: Any) -> LoadReport:
         """What this request's load brought in; zeros when it had none."""
-        entry = self.requests.get(adapter.handle_of(req))
-        return entry.report if entry is not None else LoadReport()
+        handle = adapter.handle_of(req)
+        entry = self.requests.get(handle)
+        if entry is None:
+            return LoadReport()
+        if entry.settled or entry.plan is None:
+            self.requests.drop(handle)
+        return entry.report
 
     def on_abort(self, handle: Any) -> None:
         self.loads.cancel(handle)
         entry = self.requests.get(handle)
         if entry is not None and self.staging is None:
-            entry.settled = True
+            self.requests.drop(handle)
 
     def on_reset(self) -> None:
         """The cache forgets everything; SGLang asks `busy` before."""

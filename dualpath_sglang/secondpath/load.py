@@ -38,11 +38,15 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an operation starts in its prompt (pages), and the plan it follows, if any."""
+    """Where an operation starts in its prompt (pages), and the plan it follows, if any.
+
+    give_up_at: the plan's own deadline, monotonic seconds.
+    """
 
     first_page: int
     key: Key | None = None
     plan: Plan | None = None
+    give_up_at: float = float("inf")
 
 
 class Load:
@@ -74,11 +78,12 @@ class Load:
         self._holds = holds
         self._slots = list(slots)
         count = len(self._slots)
-        self._states = [
-            State.WAIT_PEER if i < peer_pages else State.WAIT_STORE for i in range(count)
-        ]
+        peer_pages = min(peer_pages, count)
+        self._states = [State.WAIT_PEER] * peer_pages + [State.WAIT_STORE] * (count - peer_pages)
         self._by_peer = [False] * count
+        self._peer_flying = 0
         self._end = count
+        self._counts = Counter(self._states)
         self._sealed = False
         self._lock = threading.Lock()
 
@@ -88,6 +93,7 @@ class Load:
         """Those of `pages` that the peer may still deliver; they are in flight from now on."""
         with self._lock:
             taken = [p for p in pages if self._is(p, State.WAIT_PEER)]
+            self._peer_flying += len(taken)
             return self._take(taken)
 
     def take_store(self, most: int) -> list[int]:
@@ -101,6 +107,7 @@ class Load:
         """The bytes are in. After `seal` that comes too late and changes nothing."""
         with self._lock:
             counted = not self._sealed
+            self._peer_flying -= len(pages) if by_peer else 0
             self._give_back(pages, State.DONE)
             self.progress_at = now
             for page in pages:
@@ -109,19 +116,21 @@ class Load:
             self.on_landed(self, list(pages))
 
     def refused(self, pages: Sequence[int], reason: str) -> None:
-        """Arrived whole with the wrong content: the store has the right one."""
+        """From the peer, whole, with the wrong content: the store has the right one."""
         with self._lock:
+            self._peer_flying -= len(pages)
             self._give_back(pages, State.WAIT_STORE)
             self.fallback = self.fallback or reason
         if self.on_store_work is not None:
             self.on_store_work()
 
-    def lost(self, pages: Sequence[int], reason: str) -> list[int]:
+    def lost(self, pages: Sequence[int], reason: str, *, by_peer: bool) -> list[int]:
         """A transfer failed and may still write: the slots stay held. Returns the slots; the
         caller releases the hold when nothing can arrive any more."""
         with self._lock:
+            self._peer_flying -= len(pages) if by_peer else 0
             for page in pages:
-                self._states[page] = State.SUSPECT
+                self._set(page, State.SUSPECT)
             self.fallback = self.fallback or reason
             return [self._slots[p] for p in pages]
 
@@ -140,7 +149,7 @@ class Load:
             asked = range(self._end) if pages is None else pages
             left = [p for p in asked if self._is(p, State.WAIT_PEER)]
             for page in left:
-                self._states[page] = State.WAIT_STORE
+                self._set(page, State.WAIT_STORE)
             if left:
                 self.fallback = self.fallback or reason
                 self.left[reason] += len(left)
@@ -150,6 +159,8 @@ class Load:
 
     def suspects(self) -> list[int]:
         with self._lock:
+            if not self._counts[State.SUSPECT]:
+                return []
             return [p for p in range(self._end) if self._states[p] == State.SUSPECT]
 
     def replace(self, slots: Mapping[int, int]) -> list[int]:
@@ -158,7 +169,7 @@ class Load:
             old = [self._slots[page] for page in slots]
             for page, slot in slots.items():
                 self._slots[page] = slot
-                self._states[page] = State.WAIT_STORE
+                self._set(page, State.WAIT_STORE)
         if self.on_store_work is not None:
             self.on_store_work()
         return old
@@ -166,7 +177,7 @@ class Load:
     def give_up(self, page: int) -> None:
         """No slot for this page: the prefix ends before it."""
         with self._lock:
-            self._states[page] = State.ABSENT
+            self._set(page, State.ABSENT)
             self._cut(page)
 
     def seal(self, reason: str = "") -> int:
@@ -187,7 +198,7 @@ class Load:
     def settled(self) -> bool:
         """Nothing more will become usable."""
         with self._lock:
-            return self._sealed or all(s == State.DONE for s in self._states[: self._end])
+            return self._sealed or self._counts[State.DONE] == self._end
 
     @property
     def done_pages(self) -> int:
@@ -196,7 +207,14 @@ class Load:
 
     def waits(self, state: State) -> bool:
         with self._lock:
-            return not self._sealed and any(s == state for s in self._states[: self._end])
+            return not self._sealed and self._counts[state] > 0
+
+    @property
+    def peer_is_over(self) -> bool:
+        """Nothing is, or will be, read from the peer."""
+        with self._lock:
+            waits = not self._sealed and self._counts[State.WAIT_PEER] > 0
+            return not waits and self._peer_flying == 0
 
     def peer_pages(self) -> int:
         """Usable pages that the peer delivered."""
@@ -218,17 +236,25 @@ class Load:
 
     def _take(self, pages: list[int]) -> list[int]:
         for page in pages:
-            self._states[page] = State.FLYING
+            self._set(page, State.FLYING)
         self._holds.hold(self._slots[p] for p in pages)
         return pages
 
     def _give_back(self, pages: Sequence[int], state: State) -> None:
         for page in pages:
-            self._states[page] = state
+            self._set(page, state)
         self._holds.release(self._slots[p] for p in pages)
 
+    def _set(self, page: int, state: State) -> None:
+        if page < self._end:
+            self._counts[self._states[page]] -= 1
+            self._counts[state] += 1
+        self._states[page] = state
+
     def _cut(self, page: int) -> None:
-        self._end = min(self._end, page)
+        if page < self._end:
+            self._end = page
+            self._counts = Counter(self._states[:page])
 
     def _done_prefix(self) -> int:
         undone = (i for i in range(self._end) if self._states[i] != State.DONE)

@@ -33,16 +33,26 @@ class Loads:
         self._clock = clock
         self._deadline_s = deadline_s
         self._loads: list[Load] = []
+        self._with_peer: list[Load] = []
         self._lost: list[tuple[float, list[int]]] = []
 
-    def connect(self, reader: StoreReader, on_settled: Callable[[Load, int], None]) -> None:
-        """`on_settled` gets a committed load and its tokens that were new to the tree."""
+    def connect(
+        self,
+        reader: StoreReader,
+        on_settled: Callable[[Load, int], None],
+        on_peer_over: Callable[[Load], None],
+    ) -> None:
+        """`on_settled` gets a committed load and its tokens that were new to the tree,
+        `on_peer_over` a load that reads nothing from its peer any more."""
         self._reader = reader
         self._on_settled = on_settled
+        self._on_peer_over = on_peer_over
 
     def add(self, load: Load) -> None:
         load.on_store_work = self._reader.wake
         self._loads.append(load)
+        if not load.peer_is_over:
+            self._with_peer.append(load)
         self._reader.submit(load)
 
     def quarantine(self, slots: list[int]) -> None:
@@ -64,6 +74,10 @@ class Loads:
 
     def tick(self, now: float) -> None:
         self._end_quarantine(now)
+        for load in [load for load in self._with_peer if load.peer_is_over]:
+            # It may still read its other pages from the store for long.
+            self._with_peer.remove(load)
+            self._on_peer_over(load)
         for load in list(self._loads):
             self._mend(load)
             self._check_deadline(load, now)
@@ -102,8 +116,7 @@ class Loads:
     def _check_deadline(self, load: Load, now: float) -> None:
         if load.settled:
             return
-        plan = load.origin.plan
-        if plan is not None and now > load.started_at + plan.deadline_ms / 1000:
+        if now > load.origin.give_up_at:
             self._meter.fallback("plan_deadline")
             load.seal("plan_deadline")
             return

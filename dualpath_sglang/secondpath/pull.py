@@ -158,6 +158,8 @@ class PeerClient:
                     self._take(peer, message)
         except ProtocolError as error:
             log.warning("DualPath: connection to a peer closed: %s", error)
+        except Exception:
+            log.exception("DualPath: connection to a peer closed")
         peer.line = None
         loads, peer.loads = list(peer.loads.values()), {}
         for load in loads:

@@ -85,14 +85,14 @@ class Puller:
                     self._pull(job, pages)
             except Exception:
                 log.exception("DualPath: pulling pages failed")
-                self._tools.on_lost(job.load.lost(pages, "pull_error"))
+                self._tools.on_lost(job.load.lost(pages, "pull_error", by_peer=True))
             if job.end:
                 job.load.leave_peer(job.end)
 
     def _pull(self, job: Job, pages: list[int]) -> None:
         tools, load = self._tools, job.load
         if not self._arrived(job, pages):
-            tools.on_lost(load.lost(pages, "peer_read"))
+            tools.on_lost(load.lost(pages, "peer_read", by_peer=True))
             return
         wrong = self._wrong(load, pages, dict(zip(job.pages, job.sums, strict=True)))
         good = [p for p in pages if p not in wrong]

@@ -53,6 +53,7 @@ class Requests:
 
     def __init__(self) -> None:
         self._followed: dict[Any, Followed] = {}
+        self._unsettled: dict[Any, Followed] = {}
 
     def follow(self, req: Any, handle: Any, room: int, plan: Plan | None, now: float) -> Followed:
         report = LoadReport()
@@ -61,21 +62,36 @@ class Requests:
         key = (room, plan.plan_id) if plan is not None else None
         entry = Followed(req, handle, room, now, key, plan, report)
         self._followed[handle] = entry
+        if plan is not None:
+            self._unsettled[handle] = entry
         return entry
+
+    def settle(self, entry: Followed) -> None:
+        """Its load has come to an end, or will not be tried (again)."""
+        entry.settled = True
+        entry.req = None
+        self._unsettled.pop(entry.handle, None)
 
     def get(self, handle: Any) -> Followed | None:
         return self._followed.get(handle)
 
-    def drop(self, handle: Any) -> Followed | None:
-        return self._followed.pop(handle, None)
+    def drop(self, handle: Any) -> None:
+        """Nobody asks for it again."""
+        entry = self._followed.pop(handle, None)
+        if entry is not None:
+            self.settle(entry)
 
     def unsettled(self) -> list[Followed]:
         """Planned requests whose load has not come to an end."""
-        return [e for e in self._followed.values() if e.plan is not None and not e.settled]
+        return list(self._unsettled.values())
 
     def expire(self, now: float) -> None:
-        for handle in [h for h, e in self._followed.items() if now - e.since > KEEP_S]:
-            del self._followed[handle]
+        """Oldest first: entries are kept in their order of arrival."""
+        for entry in list(self._followed.values()):
+            if now - entry.since <= KEEP_S:
+                break
+            self.settle(entry)
+            del self._followed[entry.handle]
 
     def __len__(self) -> int:
         return len(self._followed)

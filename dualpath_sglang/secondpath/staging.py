@@ -27,6 +27,10 @@ from dualpath_sglang.secondpath.requests import Followed
 log = logging.getLogger("dualpath")
 
 
+TRY_S = 0.005
+"""Pause between two tries to begin: each matches the whole prompt."""
+
+
 class Step(Enum):
     WAITING = "waiting"
     LOADING = "loading"
@@ -42,6 +46,7 @@ class Staged:
     step: Step
     since: float
     shown: bool = False
+    next_try: float = 0.0
     pinned_node: Any = None
     pin_receipt: Any = None
     restore_since: float = 0.0
@@ -67,14 +72,17 @@ class Staging:
         meter: Meter,
         limits: Limits,
         progress_at: Callable[[], float],
+        settle: Callable[[Followed], None],
     ) -> None:
-        """`progress_at`: when the store reader last brought in a page, monotonic seconds."""
+        """`progress_at`: when the store reader last brought in a page, monotonic seconds.
+        `settle` is told of requests whose staging has come to an end."""
         self._cache = cache
         self._pool = pool
         self._exports = exports
         self._meter = meter
         self._limits = limits
         self._progress_at = progress_at
+        self._settle = settle
         self._entries: OrderedDict[Any, Staged] = OrderedDict()
         self.before_ready: Callable[[list[int]], None] = lambda slots: None
         """Gets pages between their checksum and their announcement; for tests."""
@@ -158,8 +166,11 @@ class Staging:
         pages = entry.end // self._pool.page_size
         if self.pinned_pages + pages > self._limits.pin_pages and self.pinned_pages > 0:
             return False
+        if now < entry.next_try:
+            return False
+        entry.next_try = now + TRY_S
         found = adapter.match(self._cache, entry.followed.req, entry.end)
-        if found.covered >= entry.end:
+        if entry.end - found.covered < adapter.fewest_tokens(self._cache):
             self._show_present(entry, now)
             self._finish(entry, now)
             return True
@@ -213,7 +224,7 @@ class Staging:
         short = found.covered < followed.plan.k * self._pool.page_size
         self._exports.end(followed.key, "staging_short" if short else "")
         self._meter.took("staging", now - followed.since)
-        followed.settled = True
+        self._settle(followed)
         entry.step, entry.since = Step.STAGED, now
 
     def _drop(self, entry: Staged, reason: str) -> None:
@@ -224,7 +235,7 @@ class Staging:
             adapter.unpin(self._cache, entry.pinned_node, entry.pin_receipt)
         assert followed.key is not None
         self._exports.forget(followed.key, reason)
-        followed.settled = True
+        self._settle(followed)
         self._entries.pop(followed.handle, None)
 
     def _stalled(self, entry: Staged, now: float) -> bool:

@@ -119,7 +119,7 @@ class StoreReader:
         if good:
             self.progress_at = now
         if broken:
-            self._on_lost(load.lost(broken, "store_broken"))
+            self._on_lost(load.lost(broken, "store_broken", by_peer=False))
             load.give_up(min(broken))
         if absent:
             load.missing(absent, "store_missing")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from second_doubles import make_load
 
 from dualpath_sglang.secondpath.holds import PageHolds
-from dualpath_sglang.secondpath.load import State
+from dualpath_sglang.secondpath.load import Load, State
 
 
 def test_the_usable_prefix_ends_before_the_first_page_that_is_not_in() -> None:
@@ -57,7 +57,7 @@ def test_a_page_the_store_lacks_shortens_the_prefix() -> None:
 def test_a_slot_that_late_bytes_may_reach_is_replaced_and_stays_held() -> None:
     holds = PageHolds()
     load = make_load(2, peer_pages=2, holds=holds)
-    lost = load.lost(load.take_peer([0]), "peer_read")
+    lost = load.lost(load.take_peer([0]), "peer_read", by_peer=True)
     assert load.suspects() == [0]
     assert not load.settled
     assert load.replace({0: 55}) == lost == [100]
@@ -91,22 +91,28 @@ def test_wrong_content_goes_to_the_store_in_the_same_slot() -> None:
     assert load.fallback == "peer_checksum"
 
 
+def end_of(load: Load) -> int:
+    """Where the usable prefix can still reach."""
+    return load._end
+
+
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 12), st.randoms(use_true_random=False))
 def test_books_are_right_after_any_course_of_events(
     pages: int, peer_pages: int, rng: random.Random
 ) -> None:
     holds = PageHolds()
     load = make_load(pages, min(pages, peer_pages), holds)
-    flying: list[list[int]] = []
+    flying: list[tuple[bool, list[int]]] = []
     lost: list[int] = []
     spare = 1000
     done = 0
     for _ in range(60):
         event = rng.randrange(9)
         if event == 0:
-            flying.append(load.take_peer(range(rng.randrange(pages + 1))))
+            flying.append((True, load.take_peer(range(rng.randrange(pages + 1)))))
         elif event == 1:
-            flying.append(load.take_store(rng.randrange(1, 4)))
+            flying.append((False, load.take_store(rng.randrange(1, 4))))
         elif event == 2:
             load.leave_peer("lost", None if rng.random() < 0.5 else [rng.randrange(pages)])
         elif event == 3 and load.suspects():
@@ -114,23 +120,35 @@ def test_books_are_right_after_any_course_of_events(
             load.replace({load.suspects()[0]: spare})
         elif event == 4 and load.suspects():
             load.give_up(load.suspects()[0])
-        elif flying and (group := flying.pop(rng.randrange(len(flying)))):
-            match event:
-                case 5 | 6:
-                    load.landed(group, by_peer=event == 5, now=1.0)
-                case 7:
-                    load.refused(group, "wrong")
-                case _:
-                    lost += load.lost(group, "late")
+        elif flying:
+            by_peer, group = flying.pop(rng.randrange(len(flying)))
+            if not group or event <= 6:
+                load.landed(group, by_peer=by_peer, now=1.0)
+            elif event == 7 and by_peer:
+                load.refused(group, "wrong")
+            else:
+                lost += load.lost(group, "late", by_peer=by_peer)
         assert load.done_pages >= done
         done = load.done_pages if not load.suspects() else done
-        held = {s for group in flying for s in load.slots(group)} | set(lost)
+        held = {s for _, group in flying for s in load.slots(group)} | set(lost)
+        assert load.settled == (load.done_pages == end_of(load))
         assert holds.retain([*range(90, 120), *range(1000, 1100)]) == held
     sealed = load.seal()
     assert load.settled
-    for group in flying:
-        load.landed(group, by_peer=True, now=2.0)
+    for by_peer, group in flying:
+        load.landed(group, by_peer=by_peer, now=2.0)
+    assert load.peer_is_over
     holds.release(lost)
     assert holds.held == 0
     assert sealed <= pages
     assert not load.waits(State.FLYING)
+
+
+def test_the_peer_is_over_before_the_store_is() -> None:
+    load = make_load(4, peer_pages=2)
+    first, second = load.take_peer([0]), load.take_peer([1])
+    load.landed(first, by_peer=True, now=1.0)
+    assert not load.peer_is_over
+    load.refused(second, "peer_checksum")
+    assert load.peer_is_over
+    assert not load.settled

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from second_doubles import Memory
 
@@ -41,6 +41,7 @@ page_numbers = st.integers(0, 50)
 # --- spans ------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(page_numbers, page_numbers), max_size=60))
 def test_coalescing_loses_no_pair_and_keeps_their_order(pairs: list[tuple[int, int]]) -> None:
     spans = coalesce([a for a, _ in pairs], [b for _, b in pairs])
@@ -53,6 +54,7 @@ def test_neighbours_on_both_sides_become_one_entry() -> None:
     assert coalesce([4, 5], [1, 3]) == [Span(4, 1, 1), Span(5, 3, 1)]
 
 
+@settings(deadline=None)
 @given(st.sets(page_numbers))
 def test_runs_are_the_numbers_without_gaps(numbers: set[int]) -> None:
     found = runs(sorted(numbers))
@@ -218,6 +220,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["kind", "room", "plan_id", "lo", "hi"]), json_values))
 def test_no_json_breaks_the_codec(tree: dict[str, Any]) -> None:
     tree.setdefault("kind", "want")

@@ -76,6 +76,7 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Cache:
         return taken if len(taken) == count else None
 
     monkeypatch.setattr(adapter, "match", match)
+    monkeypatch.setattr(adapter, "fewest_tokens", lambda cache: PAGE)
     monkeypatch.setattr(adapter, "start_prefetch", start)
     monkeypatch.setattr(adapter, "pin", pin)
     monkeypatch.setattr(adapter, "unpin", lambda cache, node, receipt: cache.pins.remove(node))
@@ -106,7 +107,15 @@ class Decode:
         self.progress = 0.0
         limits = Limits(10.0, pin_pages, False)
         pool = Memory(PAGES).pool
-        self.staging = Staging(cache, pool, self.exports, self.meter, limits, lambda: self.progress)
+        self.staging = Staging(
+            cache,
+            pool,
+            self.exports,
+            self.meter,
+            limits,
+            lambda: self.progress,
+            Requests().settle,
+        )
 
     def add(self, handle: str, k: int, now: float = 0.0, deadline_ms: int = 600_000) -> Followed:
         plan = Plan(handle, 60, k, PAGE, ("d:1",), deadline_ms, "print")
@@ -175,8 +184,9 @@ def test_the_cap_makes_later_requests_wait_in_order(cache: Cache) -> None:
     assert cache.ongoing == {"a"}
     assert decode.staging.pinned_pages == 12
     cache.ongoing.clear()
-    decode.tick("a", "b", "c")
-    decode.tick("b", "c", moving={"a": "ready"})
+    decode.tick("a", "b", "c", now=1.0)
+    decode.tick("b", "c", moving={"a": "ready"}, now=2.0)
+    decode.tick("b", "c", now=3.0)
     assert cache.ongoing == {"b", "c"}
 
 
@@ -263,13 +273,18 @@ class Prefill:
         self.meter = Meter()
         self.loads = Loads(cache, self.holds, self.meter, self.clock, 10.0)
         self.settled: list[tuple[Load, int]] = []
-        self.loads.connect(Reader(), lambda load, new: self.settled.append((load, new)))  # type: ignore[arg-type]
+        self.over: list[Load] = []
+        self.loads.connect(
+            Reader(),  # type: ignore[arg-type]
+            lambda load, new: self.settled.append((load, new)),
+            self.over.append,
+        )
 
     def load(self, pages: int, peer_pages: int = 0, deadline_ms: int = 600_000) -> Load:
         plan = Plan("p", 60, peer_pages, PAGE, ("d:1",), deadline_ms, "print")
         made = Load(
             Operation(),
-            Origin(0, KEY, plan),
+            Origin(0, KEY, plan, self.clock.now() + deadline_ms / 1000),
             hashes(pages),
             list(range(pages)),
             peer_pages,
@@ -290,8 +305,10 @@ def test_a_load_is_committed_when_its_last_page_is_in(cache: Cache) -> None:
     load.landed(load.take_store(3), by_peer=False, now=0.0)
     prefill.tick()
     assert cache.committed == []
+    assert prefill.over == []
     load.landed(load.take_peer([0]), by_peer=True, now=0.0)
     prefill.tick()
+    assert prefill.over == [load]
     assert cache.committed == [(load.owner, 4, 1)]
     assert prefill.settled == [(load, 64)]
     assert len(prefill.loads) == 0
@@ -338,7 +355,7 @@ def test_pages_still_in_flight_at_the_end_stay_out_of_the_pool(cache: Cache) -> 
 def test_a_failed_pull_gets_other_slots_and_keeps_the_old_ones(cache: Cache) -> None:
     prefill = Prefill(cache)
     load = prefill.load(2, peer_pages=2)
-    prefill.loads.quarantine(load.lost(load.take_peer([0, 1]), "peer_read"))
+    prefill.loads.quarantine(load.lost(load.take_peer([0, 1]), "peer_read", by_peer=True))
     prefill.tick()
     assert load.slots([0, 1]) == [40, 41]
     assert cache.freed == [0, 1]
@@ -357,7 +374,7 @@ def test_without_other_slots_the_prefix_is_shorter(cache: Cache) -> None:
     cache.free = []
     load = prefill.load(3, peer_pages=3)
     load.landed(load.take_peer([0]), by_peer=True, now=0.0)
-    load.lost(load.take_peer([1, 2]), "peer_read")
+    load.lost(load.take_peer([1, 2]), "peer_read", by_peer=True)
     prefill.tick()
     assert cache.committed == [(load.owner, 1, 1)]
 
