@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.ledger import Books, differences
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ class Bookkeeper:
         staging = path.staging
         return Books(
             total=path.pool.pages,
-            free=adapter.free_set(cache),
-            tree=adapter.tree_pages(cache),
-            owned=path.loads.owned() | adapter.prefetch_pages(cache),
-            leaving=adapter.release_queue_pages(cache),
+            free=sglang_pool.free_set(cache),
+            tree=sglang_pool.tree_pages(cache),
+            owned=path.loads.owned() | sglang_pool.prefetch_pages(cache),
+            leaving=sglang_pool.release_queue_pages(cache),
             quarantined=path.holds.quarantined,
             reserved=path.probes.reserved,
             pinned=staging.pinned_pages if staging is not None else 0,
@@ -76,10 +76,10 @@ class Bookkeeper:
     def dead_threads(self) -> list[str]:
         """Those that this engine cannot do without, a sentence each."""
         path = self._path
-        dead = adapter.dead_storage_threads(path.cache)
+        dead = sglang_pool.dead_storage_threads(path.cache)
         parts = {"store reader": path.reader, "pulling": path.client, "export server": path.server}
         dead += [name for name, part in parts.items() if part is not None and not part.alive]
-        if not adapter.is_diverted(path.cache):
+        if not sglang_pool.is_diverted(path.cache):
             log.warning("DualPath: the store was attached anew; prefetches are taken over again")
-            adapter.divert_prefetches(path.cache, path)
+            sglang_pool.divert_prefetches(path.cache, path)
         return [f"thread {name} has died" for name in dead]

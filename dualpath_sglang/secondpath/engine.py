@@ -9,34 +9,19 @@ All methods run on the scheduler thread. What they call in other threads never t
 from __future__ import annotations
 
 import logging
-import secrets
 from typing import Any
 
 from dualpath_sglang.contract.clock import Clock, SystemClock
 from dualpath_sglang.contract.plan import Plan, clamp, parse_kv_hints
 from dualpath_sglang.engine_config import EngineConfig
 from dualpath_sglang.hooks import guarded
-from dualpath_sglang.key_layout import key_layout_of
-from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.books import Bookkeeper, BooksError
-from dualpath_sglang.secondpath.bucket import TokenBucket
-from dualpath_sglang.secondpath.export_server import ExportServer
-from dualpath_sglang.secondpath.exports import ExportTable
-from dualpath_sglang.secondpath.faults import Faults
-from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Load, Origin
-from dualpath_sglang.secondpath.loads import Loads
-from dualpath_sglang.secondpath.meter import Meter, PrometheusMeter
+from dualpath_sglang.secondpath.machinery import Machinery
 from dualpath_sglang.secondpath.probe import Probes
-from dualpath_sglang.secondpath.protocol import Hello
-from dualpath_sglang.secondpath.pull import PeerClient
-from dualpath_sglang.secondpath.puller import Puller, Tools
-from dualpath_sglang.secondpath.requests import Followed, LoadReport, Requests
+from dualpath_sglang.secondpath.requests import Followed, LoadReport
 from dualpath_sglang.secondpath.running import set_running
-from dualpath_sglang.secondpath.staging import Limits, Staging
-from dualpath_sglang.secondpath.store_reader import StoreReader
-from dualpath_sglang.secondpath.store_tap import StoreTap, spoil
-from dualpath_sglang.secondpath.transport import MooncakeTransport
 
 log = logging.getLogger("dualpath")
 
@@ -45,7 +30,7 @@ RETRY_S = 0.02
 SWEEP_S = 10.0
 
 
-class SecondPath:
+class SecondPath(Machinery):
     """Built after the scheduler's queues and cache exist."""
 
     def __init__(
@@ -58,82 +43,13 @@ class SecondPath:
     ) -> None:
         """`role`: prefill or decode. Raises StartupError where a port or the transfer engine
         cannot be had."""
-        self.scheduler, self.cache, self.role, self.config = scheduler, cache, role, config
-        self.clock = clock or SystemClock()
-        self.meter: Meter = PrometheusMeter()
-        self.faults = Faults(config.fault)
-        self.holds = PageHolds()
-        self.requests = Requests()
+        super().__init__(scheduler, cache, role, config, clock or SystemClock())
         self._sweep_at = 0.0
-        self.pool = adapter.host_pool(cache)
-        self.keys = key_layout_of(adapter.store_of(cache))
-        self.fingerprint = adapter.fingerprint(scheduler, cache, self.pool, self.keys)
-        self.nonce = secrets.token_hex(8)
-        self.host = config.export_host or adapter.local_host()
-        self._start_threads()
+        self.loads.connect(self.reader, self._on_settled, self._on_peer_over)
         self.probes = Probes(self)
         self.books = Bookkeeper(self)
-        self.cache.second_path = self
+        cache.second_path = self
         set_running(self)
-
-    def _start_threads(self) -> None:
-        config, pool = self.config, self.pool
-        self.transport = MooncakeTransport(
-            self.host, config.peer_protocol, config.peer_device, pool.base, pool.size
-        )
-        self.loads = Loads(self.cache, self.holds, self.meter, self.clock, config.pull_deadline_s)
-        self.tap = tap = StoreTap(self.cache, self.role, pool, self.meter, self.faults)
-        bucket = TokenBucket(config.store_bytes_per_s, self.clock)
-        self.reader = StoreReader(
-            tap.read, pool.bytes_per_page, bucket, self.clock, self.loads.quarantine
-        )
-        self.client: PeerClient | None = None
-        self.server: ExportServer | None = None
-        self.staging: Staging | None = None
-        if self.role == "prefill":
-            tools = Tools(
-                tap.slow_peer(self.transport),
-                pool,
-                TokenBucket(config.peer_bytes_per_s, self.clock),
-                self.clock,
-                self.meter,
-                self.loads.quarantine,
-            )
-            self.client = PeerClient(
-                self.fingerprint, lambda address: Puller(address, tools), self.clock
-            )
-        else:
-            self._start_exports()
-        self.loads.connect(self.reader, self._on_settled, self._on_peer_over)
-
-    def _start_exports(self) -> None:
-        config, pool = self.config, self.pool
-        self.exports = ExportTable(self.holds, config.lease_s)
-        hello = Hello(
-            self.fingerprint,
-            self.nonce,
-            self.transport.session,
-            pool.base,
-            pool.page_bytes,
-            pool.v_offset,
-            pool.pages,
-        )
-        self.server = ExportServer(self.exports, hello, self.host, config.export_port)
-        limits = Limits(
-            config.staging_deadline_s, int(pool.pages * config.pin_fraction), config.verify_pages
-        )
-        self.staging = Staging(
-            self.cache,
-            pool,
-            self.exports,
-            self.meter,
-            limits,
-            lambda: self.reader.progress_at,
-            self.requests.settle,
-        )
-
-        if "peer_corrupt" in self.faults:
-            self.staging.before_ready = lambda slots: spoil(pool, slots)
 
     # --- arrival ------------------------------------------------------------------------------
 
@@ -176,9 +92,9 @@ class SecondPath:
             raise RuntimeError("fault: divert_error")
         entry = self.requests.get(op.handle)
         size, now = self.pool.page_size, self.clock.now()
-        first = adapter.first_page(op, size)
+        first = sglang_pool.first_page(op, size)
         plan, key = (entry.plan, entry.key) if entry else (None, None)
-        slots = adapter.op_pages(op, size)
+        slots = sglang_pool.op_pages(op, size)
         peer_pages = self._peer_pages(plan, first, len(slots))
         origin = Origin(first, key, plan, entry.give_up_at if entry else float("inf"))
         load = Load(op, origin, op.hash_value, slots, peer_pages, self.holds, now)
@@ -265,7 +181,7 @@ class SecondPath:
                 self.requests.settle(entry)
                 entry.report.fallback = entry.report.fallback or "no_room"
                 self.meter.fallback("no_room")
-            elif now >= entry.next_try and not adapter.prefetch_is_limited(self.cache):
+            elif now >= entry.next_try and not sglang_pool.prefetch_is_limited(self.cache):
                 self.scheduler._prefetch_kvcache(entry.req)
 
     @guarded("probes of the doctor", lambda *_: None)
@@ -296,7 +212,7 @@ class SecondPath:
 
     def is_overdue(self, op: Any) -> bool:
         """An operation that waits for the store's answer for too long; loads end by themselves."""
-        return adapter.waits_for_query(op) and (
+        return sglang_pool.waits_for_query(op) and (
             self.clock.now() - op.start_time > self.config.pull_deadline_s
         )
 
@@ -312,7 +228,7 @@ class SecondPath:
             return
         end = entry.plan.n * self.pool.page_size
         missing = end - adapter.match(self.cache, entry.req, end).covered
-        if missing < adapter.fewest_tokens(self.cache):
+        if missing < sglang_pool.fewest_tokens(self.cache):
             self.requests.settle(entry)
 
     def busy(self) -> bool:

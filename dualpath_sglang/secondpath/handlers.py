@@ -15,7 +15,7 @@ from dualpath_sglang.contract.engine_info import INFO_KEY
 from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.engine_config import EngineConfig
 from dualpath_sglang.hooks import guarded
-from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.checks import unsupported
 from dualpath_sglang.secondpath.engine import SecondPath
 from dualpath_sglang.secondpath.info import engine_info
@@ -51,7 +51,7 @@ def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs:
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise StartupError(f"DualPath: {len(problems)} unsupported settings:\n{lines}")
         path = SecondPath(scheduler, scheduler.tree_cache, role, EngineConfig.from_env(os.environ))
-        adapter.divert_prefetches(scheduler.tree_cache, path)
+        sglang_pool.divert_prefetches(scheduler.tree_cache, path)
         log.info("DualPath: second path of a %s engine, %s", role, path.describe())
     return result
 
@@ -197,9 +197,9 @@ def _not_held(pool: Any, indices: Any) -> Any:
     if holds is None or holds.held == 0:
         return indices
     size = int(pool.page_size)
-    pages = adapter.pages_of(indices, size)
+    pages = sglang_pool.pages_of(indices, size)
     kept = holds.retain(pages)
-    return adapter.slots_of([p for p in pages if p not in kept], size) if kept else indices
+    return sglang_pool.slots_of([p for p in pages if p not in kept], size) if kept else indices
 
 
 @guarded("idleness", _result)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dualpath_sglang.contract.clock import Clock
-from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath import sglang_pool
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Load, State
 from dualpath_sglang.secondpath.meter import Meter
@@ -95,7 +95,7 @@ class Loads:
     def _end_quarantine(self, now: float) -> None:
         while self._lost and self._lost[0][0] <= now:
             self._holds.release(self._lost.pop(0)[1])
-        adapter.free_pages(self._cache, self._holds.take_freeable())
+        sglang_pool.free_pages(self._cache, self._holds.take_freeable())
 
     def _mend(self, load: Load) -> None:
         """Other slots for pages whose slots a failed pull may still write."""
@@ -103,15 +103,15 @@ class Loads:
         if not pages or load.settled:
             return
         self._meter.fallback("peer_read", len(pages))
-        slots = adapter.alloc_pages(self._cache, len(pages))
+        slots = sglang_pool.alloc_pages(self._cache, len(pages))
         if slots is None:
             load.give_up(min(pages))
             return
         size = self._cache.page_size
         for page, slot in zip(pages, slots, strict=True):
-            adapter.move_page(load.owner, page, slot, size)
+            sglang_pool.move_page(load.owner, page, slot, size)
         old = load.replace(dict(zip(pages, slots, strict=True)))
-        adapter.free_pages(self._cache, old)
+        sglang_pool.free_pages(self._cache, old)
 
     def _check_deadline(self, load: Load, now: float) -> None:
         if load.settled:
@@ -140,7 +140,7 @@ class Loads:
         try:
             new_tokens = self._cache.commit_load(load.owner, pages, load.peer_pages())
         except Exception:
-            adapter.forget_prefetch(self._cache, load.owner.handle)
+            sglang_pool.forget_prefetch(self._cache, load.owner.handle)
             self._meter.fallback("commit_error", load.pages)
             raise
         self._on_settled(load, new_tokens)

@@ -30,7 +30,7 @@ from dualpath_sglang.contract.probe import (
     sum_of,
 )
 from dualpath_sglang.hooks import guarded
-from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath import sglang_pool
 from dualpath_sglang.secondpath.info import hook_facts
 from dualpath_sglang.secondpath.pool import HostPool, entries
 from dualpath_sglang.secondpath.spans import Span
@@ -91,7 +91,7 @@ class Probes:
         self._hold_until = 0.0
 
     def tick(self, now: float) -> None:
-        if self._page is None and (pages := adapter.alloc_pages(self._path.cache, 1)):
+        if self._page is None and (pages := sglang_pool.alloc_pages(self._path.cache, 1)):
             self._page = pages[0]
         running = self._running
         if running is not None and now - running.since > PROBE_DEADLINE_S:
@@ -141,7 +141,7 @@ class Probes:
         path = self._path
         return {
             "hooks": hook_facts(),
-            "store": adapter.store_facts(path.cache),
+            "store": sglang_pool.store_facts(path.cache),
             "peer_protocol": path.config.peer_protocol,
             "peer_session": path.transport.session,
             "part_bytes": path.pool.page_bytes,

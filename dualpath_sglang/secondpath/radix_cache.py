@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath import sglang_pool
 
 if TYPE_CHECKING:
     from dualpath_sglang.secondpath.engine import SecondPath
@@ -33,6 +33,26 @@ class DualPathRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         if self.second_path is None:
             return int(super().query_storage_hit_length(*args, **kwargs))
         return 0
+
+    def prefetch_from_storage(
+        self,
+        request: Any,
+        *args: Any,
+        matched_prefix_tokens: list[int] | None = None,
+        storage_hit_end: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Where a plan says how far the store goes and the tree goes as far, there is nothing to
+        load. Upstream would then ask the store for the pages behind, again and again."""
+        if storage_hit_end is not None and len(matched_prefix_tokens or ()) >= storage_hit_end:
+            return None
+        return super().prefetch_from_storage(
+            request,
+            *args,
+            matched_prefix_tokens=matched_prefix_tokens,
+            storage_hit_end=storage_hit_end,
+            **kwargs,
+        )
 
     def check_prefetch_progress(self, request: Any) -> bool:
         """False keeps a request out of the next batch."""
@@ -59,7 +79,7 @@ class DualPathRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     def is_waiting_for_query(self, request: Any) -> bool:
         """Has this request an operation that has no pages yet?"""
         info = self.ongoing_prefetch.get(request)
-        return info is not None and adapter.waits_for_query(info.operation)
+        return info is not None and sglang_pool.waits_for_query(info.operation)
 
     def commit_load(self, operation: Any, pages: int, peer_pages: int) -> int:
         """Put the first `pages` pages of an operation into the tree and release the others;

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.checksum import page_sums
 from dualpath_sglang.secondpath.exports import ExportTable
 from dualpath_sglang.secondpath.load import Load
@@ -170,7 +170,7 @@ class Staging:
             return False
         entry.next_try = now + TRY_S
         found = adapter.match(self._cache, entry.followed.req, entry.end)
-        if entry.end - found.covered < adapter.fewest_tokens(self._cache):
+        if entry.end - found.covered < sglang_pool.fewest_tokens(self._cache):
             self._show_present(entry, now)
             self._finish(entry, now)
             return True

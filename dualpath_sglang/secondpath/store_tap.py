@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath import sglang_pool
 from dualpath_sglang.secondpath.faults import Faults
 from dualpath_sglang.secondpath.meter import Meter, Path
 from dualpath_sglang.secondpath.pool import HostPool
@@ -33,7 +33,7 @@ class StoreTap:
             raise OSError("fault: store_error")
         if self._faults.fires("store_stall"):
             time.sleep(STALL_S)
-        results = adapter.read_store(self._cache, hashes, pages)
+        results = sglang_pool.read_store(self._cache, hashes, pages)
         for name in ("store_missing", "store_short"):
             if self._faults.fires(name):
                 results[-1] = PageRead.ABSENT

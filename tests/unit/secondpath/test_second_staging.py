@@ -9,7 +9,7 @@ from second_doubles import KEY, Memory, Operation, hashes
 
 from dualpath_sglang.contract.clock import ManualClock
 from dualpath_sglang.contract.plan import Plan
-from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.adapter import HostRun, Match
 from dualpath_sglang.secondpath.exports import ExportTable
 from dualpath_sglang.secondpath.holds import PageHolds
@@ -76,16 +76,16 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Cache:
         return taken if len(taken) == count else None
 
     monkeypatch.setattr(adapter, "match", match)
-    monkeypatch.setattr(adapter, "fewest_tokens", lambda cache: PAGE)
+    monkeypatch.setattr(sglang_pool, "fewest_tokens", lambda cache: PAGE)
     monkeypatch.setattr(adapter, "start_prefetch", start)
     monkeypatch.setattr(adapter, "pin", pin)
     monkeypatch.setattr(adapter, "unpin", lambda cache, node, receipt: cache.pins.remove(node))
     monkeypatch.setattr(adapter, "is_root", lambda cache, node: node == "root")
     monkeypatch.setattr(adapter, "drop_prefetch", lambda cache, h: cache.dropped.append(h))
     monkeypatch.setattr(adapter, "restore_pending", lambda moving: moving == "pending")
-    monkeypatch.setattr(adapter, "alloc_pages", alloc)
-    monkeypatch.setattr(adapter, "free_pages", lambda cache, pages: cache.freed.extend(pages))
-    monkeypatch.setattr(adapter, "move_page", lambda op, index, page, size: None)
+    monkeypatch.setattr(sglang_pool, "alloc_pages", alloc)
+    monkeypatch.setattr(sglang_pool, "free_pages", lambda cache, pages: cache.freed.extend(pages))
+    monkeypatch.setattr(sglang_pool, "move_page", lambda op, index, page, size: None)
     monkeypatch.setattr(
         adapter,
         "host_runs",
@@ -383,7 +383,7 @@ def test_a_commit_that_fails_is_no_endless_wait(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgotten: list[Any] = []
-    monkeypatch.setattr(adapter, "forget_prefetch", lambda cache, h: forgotten.append(h))
+    monkeypatch.setattr(sglang_pool, "forget_prefetch", lambda cache, h: forgotten.append(h))
 
     def broken(*args: Any) -> int:
         raise RuntimeError("tree")
