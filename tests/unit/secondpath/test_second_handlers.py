@@ -1,0 +1,176 @@
+"""Hook bodies on doubles: upstream is called exactly once, whatever happens in ours."""
+
+from __future__ import annotations
+
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dualpath_sglang.secondpath import handlers
+from dualpath_sglang.secondpath.engine import SecondPath
+from dualpath_sglang.secondpath.holds import PageHolds
+from dualpath_sglang.secondpath.table import SECOND_PATH_HOOKS
+
+
+class Original:
+    """Counts its calls."""
+
+    def __init__(self, result: Any = "upstream", fails: bool = False) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.result = result
+        self.fails = fails
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append(args)
+        if self.fails:
+            raise RuntimeError("store")
+        return self.result
+
+
+def path(**parts: Any) -> SecondPath:
+    """A second path of which only `parts` exist: anything else that is asked for raises."""
+    made = SecondPath.__new__(SecondPath)
+    for name, part in parts.items():
+        setattr(made, name, part)
+    return made
+
+
+def cache(**parts: Any) -> SimpleNamespace:
+    return SimpleNamespace(second_path=path(**parts), ongoing_load_back={})
+
+
+def broken_scheduler() -> SimpleNamespace:
+    """Every use of its second path raises."""
+    return SimpleNamespace(tree_cache=cache())
+
+
+REQ = SimpleNamespace(cache_request_handle="h")
+
+
+@pytest.mark.parametrize(
+    ("hook", "arguments"),
+    [
+        (handlers.around_add_request, (broken_scheduler(), REQ)),
+        (handlers.around_prefetch, (broken_scheduler(), REQ)),
+        (handlers.around_local_restores, (SimpleNamespace(tree_cache=None), [])),
+        (
+            handlers.around_try_load_back,
+            (SimpleNamespace(tree_cache=cache()), SimpleNamespace(hicache_restore_status=None)),
+        ),
+        (
+            handlers.around_commit_restore,
+            (SimpleNamespace(tree_cache=cache()), SimpleNamespace()),
+        ),
+        (handlers.around_host_free, (SimpleNamespace(dualpath_holds=SimpleNamespace()), "pages")),
+    ],
+)
+def test_a_body_that_fails_leaves_upstream_as_it_is(hook: Any, arguments: Any) -> None:
+    original = Original()
+    assert hook(original, *arguments) == "upstream"
+    assert len(original.calls) == 1
+    assert original.calls[0][: len(arguments)] == arguments
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [handlers.after_handshake, handlers.after_is_fully_idle, handlers.after_get_internal_state],
+)
+def test_an_after_body_that_fails_keeps_the_result(hook: Any) -> None:
+    broken = SimpleNamespace(tree_cache=cache())
+    assert hook("upstream", broken) == "upstream"
+
+
+@pytest.mark.parametrize(
+    ("hook", "answer"),
+    [
+        (handlers.around_hit_query, ([], 0)),
+        (handlers.around_page_backup, None),
+        (handlers.around_page_transfer, None),
+    ],
+)
+def test_an_exception_of_the_store_does_not_reach_its_thread(hook: Any, answer: Any) -> None:
+    failing = Original(fails=True)
+    assert hook(failing, "controller", "operation") == answer
+    assert len(failing.calls) == 1
+    working = Original("right")
+    assert hook(working, "controller", "operation") == "right"
+
+
+def test_an_engine_that_lends_pages_is_not_idle() -> None:
+    busy = SimpleNamespace(tree_cache=cache(staging=None, loads=[1]))
+    assert handlers.after_is_fully_idle(True, busy) is False
+    assert handlers.after_is_fully_idle(True, busy, for_health_check=True) is True
+    assert handlers.after_is_fully_idle(False, busy) is False
+
+
+def test_held_pages_are_left_out_of_a_free() -> None:
+    holds = PageHolds()
+    holds.hold([2])
+    pool = SimpleNamespace(dualpath_holds=holds, page_size=4)
+    original = Original(8)
+    handlers.around_host_free(original, pool, torch.arange(4, 16))
+    assert original.calls[0][1].tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
+    assert holds.quarantined == {2}
+
+
+def test_a_prefix_that_grew_is_cut_to_what_was_announced() -> None:
+    queue = SimpleNamespace(tree_cache=cache())
+    request = SimpleNamespace(
+        prefix_match=SimpleNamespace(decode_prefix_len=48, l1_prefix_len=16),
+        hicache_restored_kv_indices=torch.arange(64),
+    )
+    handlers.around_commit_restore(Original(), queue, request)
+    assert len(request.hicache_restored_kv_indices) == 32
+
+
+class Status(Enum):
+    PENDING = "pending"
+    FAILED = "failed"
+
+
+@pytest.mark.parametrize(("pinned", "after"), [(True, Status.PENDING), (False, Status.FAILED)])
+def test_a_failed_restore_is_tried_again_while_pinned(pinned: bool, after: Status) -> None:
+    staging = SimpleNamespace(may_retry_restore=lambda *_: pinned)
+    queue = SimpleNamespace(tree_cache=cache(staging=staging))
+    request = SimpleNamespace(
+        hicache_restore_status=Status.FAILED, req=SimpleNamespace(cache_request_handle="h")
+    )
+    assert handlers.around_try_load_back(Original(False), queue, request) is False
+    assert request.hicache_restore_status is after
+
+
+def test_copies_under_way_are_waited_for() -> None:
+    queue = SimpleNamespace(tree_cache=cache())
+    queue.tree_cache.ongoing_load_back = {1: "copy"}
+    begun = SimpleNamespace(hicache_restored_node=5)
+    fresh = SimpleNamespace(hicache_restored_node=None)
+    original = Original()
+    handlers.around_local_restores(original, queue, [begun, fresh])
+    assert original.calls[0][1] == [begun]
+
+
+def test_staged_requests_are_not_preallocated() -> None:
+    class Staging:
+        def __len__(self) -> int:
+            return 1
+
+        def holds(self, handle: str) -> bool:
+            return handle == "staged"
+
+    def request(handle: str) -> SimpleNamespace:
+        req = SimpleNamespace(cache_request_handle=handle)
+        return SimpleNamespace(req=req, waiting_for_input=True)
+
+    queue = SimpleNamespace(
+        tree_cache=cache(staging=Staging()), queue=[request("staged"), request("other")]
+    )
+    handlers.after_handshake(None, queue)
+    assert [d.waiting_for_input for d in queue.queue] == [False, True]
+
+
+def test_every_hook_is_in_the_table_once() -> None:
+    pairs = [(hook.target, hook.handler) for hook in SECOND_PATH_HOOKS]
+    assert len(set(pairs)) == len(pairs)
