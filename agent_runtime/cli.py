@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from agent_runtime.config import StackConfig
+from agent_runtime.doctor.cli import main as doctor
 from agent_runtime.settings import load
 from agent_runtime.settings_cli import add_flags, docs, parse, stack_config
 from agent_runtime.stack.progress import Progress
@@ -26,6 +27,7 @@ commands:
   check-config  read a configuration file and say what is wrong with it
   config-docs   print every setting, its type, default and meaning
   make-model    write a small deterministic model for tests and the demo
+  doctor        examine a running stack hop by hop: exit code 0, or 1 where one is broken
   replay        replay agent sessions against a running router, with a report
 
 `dualpath COMMAND --help` describes one command."""
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "check-config": check_config,
         "config-docs": config_docs,
         "make-model": make_model,
+        "doctor": doctor,
         "replay": replay,
     }
     if not words or words[0] in ("-h", "--help"):
