@@ -25,7 +25,8 @@ class EngineConfig:
     of this machine; port 0: any). staging_deadline_s, pull_deadline_s: a decode engine's read of
     [0, k) and a prefill engine's read of [0, n) end by then. lease_s: how long pages stay pinned
     for a prefill engine that says nothing. pin_fraction: most of the host pool that may be pinned
-    or being staged for others. verify_pages: compare checksums of pulled pages.
+    or being staged for others. verify_pages: compare checksums of pulled pages
+    (about 3 us of each side's CPU for a page of 64 KiB).
     store_bytes_per_s, peer_bytes_per_s: limits (0: none). peer_protocol, peer_device: of the
     transfer engine. check: compare the pool's books when idle (idle: at most once a second,
     always: at every round and a difference ends the engine). fault: faults to inject, for tests.
@@ -38,7 +39,7 @@ class EngineConfig:
     pull_deadline_s: float = 10.0
     lease_s: float = 30.0
     pin_fraction: float = 0.25
-    verify_pages: bool = False
+    verify_pages: bool = True
     store_bytes_per_s: float = 0.0
     peer_bytes_per_s: float = 0.0
     peer_protocol: Literal["tcp", "rdma"] = "tcp"

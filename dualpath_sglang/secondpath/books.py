@@ -37,8 +37,8 @@ class Bookkeeper:
         """Differences, each logged once; empty too when it is not time to look."""
         path = self._path
         path.meter.gauge("quarantined", len(path.holds.quarantined))
+        path.meter.gauge("pinned", self._pinned())
         if path.staging is not None:
-            path.meter.gauge("pinned", path.staging.pinned_pages)
             path.meter.gauge("exchanges", path.exports.active)
         if path.config.check == "off" or now < self._next:
             return []
@@ -59,7 +59,6 @@ class Bookkeeper:
 
     def books(self) -> Books:
         path, cache = self._path, self._path.cache
-        staging = path.staging
         return Books(
             total=path.pool.pages,
             free=sglang_pool.free_set(cache),
@@ -68,10 +67,14 @@ class Bookkeeper:
             leaving=sglang_pool.release_queue_pages(cache),
             quarantined=path.holds.quarantined,
             reserved=path.probes.reserved,
-            pinned=staging.pinned_pages if staging is not None else 0,
+            pinned=self._pinned(),
             idle=True,
             quarantine_limit=self.quarantine_limit,
         )
+
+    def _pinned(self) -> int:
+        staging = self._path.staging
+        return self._path.pins.pages + (staging.pinned_pages if staging is not None else 0)
 
     def dead_threads(self) -> list[str]:
         """Those that this engine cannot do without, a sentence each."""

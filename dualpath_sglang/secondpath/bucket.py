@@ -17,6 +17,12 @@ class TokenBucket:
         self._clock = clock
         self._free_at = clock.now()
 
+    def quantum(self, size: int, most: int) -> int:
+        """How many items of `size` bytes to move at once, at most `most`: a short burst."""
+        if self._rate <= 0:
+            return most
+        return min(most, max(1, int(self._rate * BURST_S / size)))
+
     def delay(self, amount: int) -> float:
         """Account for `amount` bytes; seconds to wait before they are sent."""
         if self._rate <= 0:

@@ -19,6 +19,7 @@ from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.books import Bookkeeper, BooksError
 from dualpath_sglang.secondpath.load import Load, Origin
 from dualpath_sglang.secondpath.machinery import Machinery
+from dualpath_sglang.secondpath.pins import AdmissionPins
 from dualpath_sglang.secondpath.probe import Probes
 from dualpath_sglang.secondpath.requests import Followed, LoadReport
 from dualpath_sglang.secondpath.running import set_running
@@ -46,6 +47,7 @@ class SecondPath(Machinery):
         super().__init__(scheduler, cache, role, config, clock or SystemClock())
         self._sweep_at = 0.0
         self.loads.connect(self.reader, self._on_settled, self._on_peer_over)
+        self.pins = AdmissionPins(cache, int(self.pool.pages * config.pin_fraction))
         self.probes = Probes(self)
         self.books = Bookkeeper(self)
         cache.second_path = self
@@ -129,9 +131,11 @@ class SecondPath(Machinery):
         entry = self.requests.get(load.owner.handle)
         if entry is None:
             return
-        if self.staging is None:
-            self.requests.settle(entry)
         pages, by_peer = load.done_pages, load.peer_pages()
+        if self.staging is None and entry.req is not None:
+            end = (load.origin.first_page + pages) * size.page_size
+            self.pins.pin(entry.handle, entry.req, end, size.page_size)
+            self.requests.settle(entry)
         report = entry.report
         known = max(0, pages * size.page_size - new_tokens)
         report.peer_tokens += max(0, by_peer * size.page_size - known)
@@ -153,7 +157,8 @@ class SecondPath(Machinery):
         self._tick_books(now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
-            self.requests.expire(now)
+            for handle in self.requests.expire(now):
+                self.pins.release(handle)
 
     @guarded("committing loads", lambda *_: None)
     def _tick_loads(self, now: float) -> None:
@@ -250,12 +255,18 @@ class SecondPath(Machinery):
         entry = self.requests.get(handle)
         if entry is None:
             return LoadReport()
+        self.pins.release(handle)
         if entry.settled or entry.plan is None:
             self.requests.drop(handle)
         return entry.report
 
+    def on_admitted(self, handle: Any) -> None:
+        """Its prefix is being copied to the device, and locked for that by SGLang."""
+        self.pins.release(handle)
+
     def on_abort(self, handle: Any) -> None:
         self.loads.cancel(handle)
+        self.pins.release(handle)
         entry = self.requests.get(handle)
         if entry is not None and self.staging is None:
             self.requests.drop(handle)
@@ -263,6 +274,7 @@ class SecondPath(Machinery):
     def on_reset(self) -> None:
         """The cache forgets everything; SGLang asks `busy` before."""
         self.loads.clear()
+        self.pins.clear()
         self.probes.on_reset()
         if self.staging is not None:
             self.staging.clear("reset")

@@ -79,15 +79,21 @@ class Puller:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            pages = job.load.take_peer(job.pages)
-            try:
-                if pages:
-                    self._pull(job, pages)
-            except Exception:
-                log.exception("DualPath: pulling pages failed")
-                self._tools.on_lost(job.load.lost(pages, "pull_error", by_peer=True))
+            size = self._tools.pool.bytes_per_page
+            step = self._tools.bucket.quantum(size, max(1, len(job.pages)))
+            for at in range(0, len(job.pages), step):
+                self._take(job, job.pages[at : at + step])
             if job.end:
                 job.load.leave_peer(job.end)
+
+    def _take(self, job: Job, asked: list[int]) -> None:
+        pages = job.load.take_peer(asked)
+        try:
+            if pages:
+                self._pull(job, pages)
+        except Exception:
+            log.exception("DualPath: pulling pages failed")
+            self._tools.on_lost(job.load.lost(pages, "pull_error", by_peer=True))
 
     def _pull(self, job: Job, pages: list[int]) -> None:
         tools, load = self._tools, job.load

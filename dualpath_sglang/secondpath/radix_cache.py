@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-from dualpath_sglang.secondpath import sglang_pool
+from dualpath_sglang.secondpath import adapter, sglang_pool
 
 if TYPE_CHECKING:
     from dualpath_sglang.secondpath.engine import SecondPath
@@ -53,6 +53,13 @@ class DualPathRadixCache(UnifiedRadixCache):  # type: ignore[misc]
             storage_hit_end=storage_hit_end,
             **kwargs,
         )
+
+    def init_load_back(self, params: Any) -> Any:
+        """A request is admitted: from here on upstream locks what it copies to the device."""
+        result = super().init_load_back(params)
+        if self.second_path is not None and params.req is not None:
+            self.second_path.on_admitted(adapter.handle_of(params.req))
+        return result
 
     def check_prefetch_progress(self, request: Any) -> bool:
         """False keeps a request out of the next batch."""

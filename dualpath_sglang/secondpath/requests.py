@@ -85,13 +85,16 @@ class Requests:
         """Planned requests whose load has not come to an end."""
         return list(self._unsettled.values())
 
-    def expire(self, now: float) -> None:
-        """Oldest first: entries are kept in their order of arrival."""
-        for entry in list(self._followed.values()):
+    def expire(self, now: float) -> list[Any]:
+        """Handles of those that are let go; oldest first, as entries are kept."""
+        late = []
+        for entry in self._followed.values():
             if now - entry.since <= KEEP_S:
                 break
-            self.settle(entry)
-            del self._followed[entry.handle]
+            late.append(entry.handle)
+        for handle in late:
+            self.drop(handle)
+        return late
 
     def __len__(self) -> int:
         return len(self._followed)

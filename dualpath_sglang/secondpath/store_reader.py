@@ -92,8 +92,9 @@ class StoreReader:
 
     def _next(self) -> tuple[Load | None, list[int]]:
         self._loads = [load for load in self._loads if not load.settled]
+        most = self._bucket.quantum(self._bytes_per_page, self._batch)
         for load in self._loads:
-            if pages := load.take_store(self._batch):
+            if pages := load.take_store(most):
                 return load, pages
         return None, []
 

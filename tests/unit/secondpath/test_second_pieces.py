@@ -87,6 +87,13 @@ def test_the_long_run_rate_holds() -> None:
     assert clock.now() == pytest.approx(10.0, abs=0.2)
 
 
+def test_a_limited_reader_moves_little_at_once() -> None:
+    bucket = TokenBucket(100_000.0, ManualClock())
+    assert bucket.quantum(1000, 128) == 5
+    assert bucket.quantum(10**9, 128) == 1
+    assert TokenBucket(0.0, ManualClock()).quantum(1000, 128) == 128
+
+
 def test_without_a_rate_nothing_waits() -> None:
     bucket = TokenBucket(0.0, ManualClock())
     assert [bucket.delay(10**9) for _ in range(3)] == [0.0, 0.0, 0.0]

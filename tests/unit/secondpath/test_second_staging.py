@@ -16,6 +16,7 @@ from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Load, Origin
 from dualpath_sglang.secondpath.loads import QUARANTINE_S, Loads
 from dualpath_sglang.secondpath.meter import Meter
+from dualpath_sglang.secondpath.pins import AdmissionPins
 from dualpath_sglang.secondpath.requests import Followed, Requests
 from dualpath_sglang.secondpath.staging import Limits, Staging
 
@@ -248,6 +249,30 @@ def test_a_full_device_is_tried_again_while_the_prefix_is_pinned(cache: Cache) -
     assert decode.staging.may_retry_restore("a", 1.0, 20.0)
     assert decode.staging.may_retry_restore("a", 20.0, 20.0)
     assert not decode.staging.may_retry_restore("a", 22.0, 20.0)
+
+
+# --- pins of a prefill engine ------------------------------------------------------------------
+
+
+def test_a_loaded_prefix_is_kept_until_its_request_is_admitted(cache: Cache) -> None:
+    pins = AdmissionPins(cache, 10)
+    cache.covered = 100 * PAGE
+    assert pins.pin("a", "a", 6 * PAGE, PAGE)
+    assert not pins.pin("a", "a", 2 * PAGE, PAGE)
+    assert not pins.pin("b", "b", 5 * PAGE, PAGE)
+    assert pins.pages == 6
+    pins.release("a")
+    pins.release("a")
+    assert cache.pins == []
+    assert pins.pin("b", "b", 5 * PAGE, PAGE)
+    pins.clear()
+    assert pins.pages == 0
+
+
+def test_nothing_in_the_host_pool_is_nothing_to_keep(cache: Cache) -> None:
+    pins = AdmissionPins(cache, 10)
+    cache.node = "root"
+    assert not pins.pin("a", "a", 6 * PAGE, PAGE)
 
 
 # --- loads ------------------------------------------------------------------------------------
