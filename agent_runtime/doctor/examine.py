@@ -144,6 +144,7 @@ class Examination:
             f"protocols: store {store['protocol']}, D -> P {first.facts['peer_protocol']}",
         ]
         hops = Hops(self.report, page, self._make_object(spec), self._admin(), store["master"])
+        decodes = [engine for engine in engines if engine.info.role == "decode"]
         try:
             if await hops.write():
                 await hops.to_engines([(e.door, e.facts) for e in engines])
@@ -151,9 +152,10 @@ class Examination:
                 hops.not_written([e.door for e in engines])
             await hops.pairs(
                 [e.door for e in engines if e.info.role == "prefill"],
-                [(e.door, e.info.exports) for e in engines if e.info.role == "decode"],
+                [(e.door, e.info.exports) for e in decodes],
             )
         finally:
+            await hops.release([e.door for e in decodes])
             await hops.remove()
 
     def _admin(self) -> StoreAdmin | None:

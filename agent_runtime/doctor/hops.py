@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,12 @@ class Hops:
             for prefill in prefills:
                 self._add(f"{prefill.part.name} -> {decode.part.name}", "NOT RUN", NOT_PROBED)
 
+    async def release(self, decodes: Sequence[EngineDoor]) -> None:
+        """Scratch pages are needed no longer; an engine that is gone has none."""
+        for door in decodes:
+            with contextlib.suppress(EngineFailure):
+                await door.release()
+
     async def remove(self) -> None:
         """The objects are gone afterwards: as their writer says, and as the master says."""
         step = await self._objects.remove()
@@ -138,7 +145,6 @@ class Hops:
                 return
             step, why, seconds = await self._probe(prefill, "peer", peer=exports[0], slot=made.slot)
             self._row(name, "peer", step, why, seconds)
-            await decode.release()
         except EngineFailure as error:
             self._row(name, "peer", "door", error.message, 0.0)
 
