@@ -61,6 +61,18 @@ def total(counts: Iterable[EngineCounts]) -> EngineCounts:
     )
 
 
+def machine_busy_s() -> float:
+    """CPU seconds of the whole machine since its start, whoever used them."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def own_cpu_s() -> float:
+    """CPU seconds of this process, the client of all runs."""
+    times = psutil.Process().cpu_times()
+    return float(times.user + times.system)
+
+
 def cpu_seconds(pid: int | None) -> float:
     """User and system time of a process and everything below it; 0 for a process that is gone."""
     if pid is None:

@@ -116,11 +116,25 @@ def max_over_avg(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Counted:
-    """Differences over one run: kernel counters by node, engine counters and CPU seconds."""
+    """Differences over one run: kernel counters by node, engine counters, CPU seconds by
+    component and of the whole machine, and what the machine could have given."""
 
     nodes: dict[str, NodeBytes]
     engines: dict[str, EngineCounts]
     cpu_s: dict[str, float]
+    busy_s: float = 0.0
+    capacity_s: float = 0.0
+
+    @property
+    def foreign_share(self) -> float | None:
+        """Share of the machine's CPUs that something else used."""
+        if not self.capacity_s:
+            return None
+        return max(0.0, self.busy_s - sum(self.cpu_s.values())) / self.capacity_s
+
+    @property
+    def busy_share(self) -> float | None:
+        return self.busy_s / self.capacity_s if self.capacity_s else None
 
 
 def byte_block(

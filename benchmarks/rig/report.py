@@ -25,7 +25,8 @@ COLUMNS = (
     "store x",
     "peer MB",
     "hits off NIC",
-    "CPU s",
+    "CPU busy",
+    "CPU foreign",
     "errors",
 )
 MB = 1e6
@@ -132,7 +133,8 @@ def _row(name: str, arm: Tree, block: Tree) -> list[str]:
         _number(store / needed if store is not None and needed else None, 2),
         _number(arm["peer_bytes"] / MB, 0),
         _number(arm["from_storage"], 3),
-        _number(sum((arm["cpu_s"] or {}).values()), 0),
+        _number(arm["cpu_busy_share"], 2),
+        _number(arm["cpu_foreign_share"], 2),
         str(arm["errors"]),
     ]
     return [name, str(arm["runs"]), *cells]

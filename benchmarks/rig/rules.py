@@ -24,6 +24,7 @@ MIN_HITS = 0.95
 MIN_FROM_STORAGE = 0.90
 MIN_OVER_RECOMPUTE = 1.3
 PLANNED_TOLERANCE = 0.05
+MAX_FOREIGN = 0.10
 
 
 def broken_rules(summary: Tree) -> list[str]:
@@ -111,6 +112,12 @@ def _window(name: str, arm: Tree) -> str:
     return "" if turns >= sessions else f"only {turns:g} turns while all sessions were active"
 
 
+def _alone(name: str, arm: Tree) -> str:
+    """Two cores are few: what else runs on them is measured too."""
+    share = arm["cpu_foreign_share"] or 0.0
+    return "" if share <= MAX_FOREIGN else f"other work took {share:.0%} of the machine's CPUs"
+
+
 def _planned(name: str, arm: Tree) -> str:
     """In `split` the measured bytes are those that the plans asked for."""
     if name != "split":
@@ -153,5 +160,6 @@ ARM_RULES: tuple[Callable[[str, Tree], str], ...] = (
     _from_storage,
     _pools,
     _window,
+    _alone,
     _planned,
 )

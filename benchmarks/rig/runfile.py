@@ -55,6 +55,8 @@ def run_tree(
         "needed_bytes": measure.needed_bytes(done, pages),
         "fallbacks": fallbacks(seen),
         "cpu_s": counted.cpu_s,
+        "cpu_busy_share": counted.busy_share,
+        "cpu_foreign_share": counted.foreign_share,
         **measure.byte_block(counted, names, pages, ours),
         "turn_records": [asdict(turn) for turn in seen.turns],
         "session_records": [asdict(session) for session in seen.sessions],

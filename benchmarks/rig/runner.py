@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -18,7 +20,7 @@ from benchmarks.replay.tokens import TokenSpace
 from benchmarks.replay.trace import Session
 from benchmarks.rig.arms import ARMS, TOPOLOGIES, Arm, Job, Topology
 from benchmarks.rig.config import RigConfig
-from benchmarks.rig.counters import EngineCounts
+from benchmarks.rig.counters import EngineCounts, machine_busy_s, own_cpu_s
 from benchmarks.rig.lab import Lab
 from benchmarks.rig.machines import EngineSet, Machines, Show
 from benchmarks.rig.measure import Counted, Pages
@@ -30,7 +32,16 @@ from dualpath_sglang.contract.errors import DualPathError
 FILL_CONCURRENCY = 4
 FLUSH_TRIES, FLUSH_PAUSE_S = 40, 0.5
 
-Reading = tuple[dict[str, NodeBytes], dict[str, EngineCounts], dict[str, float]]
+
+@dataclass(frozen=True)
+class Reading:
+    """All counters at one moment."""
+
+    at_s: float
+    busy_s: float
+    nodes: dict[str, NodeBytes]
+    engines: dict[str, EngineCounts]
+    cpu_s: dict[str, float]
 
 
 class RunFailed(DualPathError):
@@ -110,8 +121,9 @@ class Runner:
         return run_tree(job, self.config.digest, config, seen, counted, self.pages)
 
     def _read(self, engines: EngineSet) -> Reading:
-        cpu_s = self.machines.store_cpu_s() | engines.cpu_s()
-        return self._lab.counters(), engines.counts(), cpu_s
+        cpu_s = self.machines.store_cpu_s() | engines.cpu_s() | {"client": own_cpu_s()}
+        now, busy = time.monotonic(), machine_busy_s()
+        return Reading(now, busy, self._lab.counters(), engines.counts(), cpu_s)
 
     def _fill(self, url: str) -> None:
         """Bring every history into the store; nothing is timed."""
@@ -126,10 +138,11 @@ class Runner:
 
 
 def _difference(before: Reading, after: Reading) -> Counted:
-    nodes = {name: after[0][name].since(before[0][name]) for name in after[0]}
-    counts = {name: after[1][name].since(before[1][name]) for name in after[1]}
-    cpu_s = {name: round(used - before[2].get(name, 0.0), 3) for name, used in after[2].items()}
-    return Counted(nodes, counts, cpu_s)
+    nodes = {name: node.since(before.nodes[name]) for name, node in after.nodes.items()}
+    counts = {name: count.since(before.engines[name]) for name, count in after.engines.items()}
+    cpu_s = {name: round(s - before.cpu_s.get(name, 0.0), 3) for name, s in after.cpu_s.items()}
+    capacity = (after.at_s - before.at_s) * len(os.sched_getaffinity(0))
+    return Counted(nodes, counts, cpu_s, after.busy_s - before.busy_s, capacity)
 
 
 def _reasons(seen: Observed) -> str:

@@ -34,6 +34,8 @@ MEDIANS = (
     "computed_tokens",
     "completed_turns",
     "from_storage",
+    "cpu_busy_share",
+    "cpu_foreign_share",
     "window_s",
     "window_turns",
     "wall_s",

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from benchmarks.replay.records import Failure, SessionRecord, TurnRecord
 from benchmarks.rig import measure
-from benchmarks.rig.counters import EngineCounts, parse_counts, total
+from benchmarks.rig.counters import (
+    EngineCounts,
+    machine_busy_s,
+    own_cpu_s,
+    parse_counts,
+    total,
+)
 from benchmarks.rig.measure import Counted, Pages
 from benchmarks.rig.net import NodeBytes
 
@@ -103,6 +109,16 @@ def test_bytes_come_from_the_kernel_and_payload_from_the_right_counter() -> None
     upstream = measure.byte_block(counted, ["p1", "d1"], PAGES, ours=False)
     assert upstream["store_read_bytes"] == 300
     assert upstream["path_bytes"] is None
+
+
+def test_cpu_that_others_used() -> None:
+    counted = Counted({}, {}, {"p1": 30.0, "d1": 10.0}, busy_s=60.0, capacity_s=200.0)
+    assert counted.foreign_share == pytest.approx(0.1)
+    assert counted.busy_share == pytest.approx(0.3)
+    assert Counted({}, {}, {}).foreign_share is None
+    before = machine_busy_s()
+    assert own_cpu_s() > 0
+    assert machine_busy_s() >= before > 0
 
 
 def test_counters_of_an_engine() -> None:

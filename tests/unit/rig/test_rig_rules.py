@@ -88,6 +88,8 @@ def a_run(arm: str, index: int, **changes: Any) -> Tree:
         "needed_bytes": 100 * MB if loads else 0,
         "fallbacks": {"prefill: late": 1},
         "cpu_s": {"p1": 20.0, "d1": 10.0},
+        "cpu_busy_share": 0.5,
+        "cpu_foreign_share": 0.02,
         "nic_read_bytes": nic if loads else {"p1": 100, "d1": 100},
         "nic_written_bytes": {"p1": 1, "d1": 1},
         "compute_read_bytes": {"p1": 1, "d1": 1},
@@ -171,6 +173,7 @@ def field(name: str, value: Any) -> Change:
         ("oracle", field("prompt_tokens", 110_000), "only 89.1% of the prompt tokens were hits"),
         ("round_robin", field("from_storage", 0.89), "only 89.0% of the hit tokens came off"),
         ("split", field("window_turns", 15), "only 15 turns while all"),
+        ("split", field("cpu_foreign_share", 0.4), "other work took 40% of the machine's CPUs"),
         ("recompute", field("turns_per_s", 0.4), "not 1.3x"),
         (
             "split",
