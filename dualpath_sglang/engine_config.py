@@ -20,16 +20,21 @@ class EngineConfig:
     """One engine's settings; the field `pin_fraction` is `DUALPATH_ENGINE_PIN_FRACTION`.
 
     hooks: off, cpu (CPU support only), reports (each engine's own account of a request too) or all
-    (the second path too). export_host, export_port:
-    where a decode engine's export server listens and is reached (empty host: SGLang's own address
-    of this machine; port 0: any). staging_deadline_s, pull_deadline_s: a decode engine's read of
-    [0, k) and a prefill engine's read of [0, n) end by then. lease_s: how long pages stay pinned
-    for a prefill engine that says nothing. pin_fraction: most of the host pool that may be pinned
-    or being staged for others. verify_pages: compare checksums of pulled pages
-    (about 3 us of each side's CPU for a page of 64 KiB).
-    store_bytes_per_s, peer_bytes_per_s: limits (0: none). peer_protocol, peer_device: of the
-    transfer engine. check: compare the pool's books when idle (idle: at most once a second,
-    always: at every round and a difference ends the engine). fault: faults to inject, for tests.
+    (the second path too).
+    export_host, export_port: where a decode engine's export server listens and is reached (empty
+    host: SGLang's own address of this machine; port 0: any).
+    staging_deadline_s, pull_deadline_s: a decode engine's read of [0, k) and a prefill engine's
+    read of [0, n) are over after so long without a page; waiting behind others that progress does
+    not count, the plan's own deadline does.
+    lease_s: how long pages stay for a prefill engine that says nothing.
+    pin_fraction: most of the host pool that a decode engine stages and pins, and that a prefill
+    engine keeps for requests which are not admitted yet.
+    verify_pages: compare checksums of pulled pages (3 us of each side's CPU for 64 KiB).
+    store_bytes_per_s, peer_bytes_per_s: limits (0: none).
+    peer_protocol, peer_device: of the transfer engine.
+    check: compare the pool's books when idle (idle: at most once a second; always: 20 times a
+    second, and a difference ends the engine).
+    fault: faults to inject, for tests.
     """
 
     hooks: Literal["off", "cpu", "reports", "all"] = "cpu"

@@ -13,7 +13,7 @@ from dualpath_sglang import sglang_api as api
 from dualpath_sglang.contract.report import TurnReport
 from dualpath_sglang.hooks import Hook, guarded
 from dualpath_sglang.secondpath.requests import LoadReport
-from dualpath_sglang.secondpath.running import load_report
+from dualpath_sglang.secondpath.running import count_received, load_report
 
 
 def _keep(result: Any, *args: Any, **kwargs: Any) -> Any:
@@ -26,6 +26,7 @@ def after_decode_commit(result: Any, queue: Any, decode_req: Any) -> Any:
     device, host, storage = api.decode_prefix(decode_req)
     received = api.prompt_tokens(decode_req.req) - device - host - storage
     load = load_report(decode_req.req)
+    count_received(received)
     # What was staged for this request counts as host memory to SGLang by now.
     staged = min(host, load.store_tokens)
     report = TurnReport(

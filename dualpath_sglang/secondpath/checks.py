@@ -96,4 +96,6 @@ def _live_cache(cache: Any) -> list[str]:
         found.append("there is no host pool (--enable-hierarchical-cache)")
     elif not getattr(controller, "enable_storage", False):
         found.append("the engine has no store")
+    elif getattr(controller.storage_config, "is_mla_model", False):
+        found.append("the model has MLA (one latent for K and V): not tested, so not served")
     return found

@@ -20,3 +20,11 @@ def set_running(path: SecondPath) -> None:
 def load_report(req: Any) -> LoadReport:
     """What a request's load brought in, by source; zeros without a load or a second path."""
     return _running.report_for(req) if _running is not None else LoadReport()
+
+
+def count_received(tokens: int) -> None:
+    """KV of `tokens` prompt tokens came from the prefill engine (decode engines)."""
+    if _running is not None and tokens > 0:
+        pool = _running.pool
+        amount = tokens * pool.bytes_per_page // pool.page_size
+        _running.meter.moved("prefill_to_decode", tokens, amount)

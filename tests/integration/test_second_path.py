@@ -66,6 +66,7 @@ def test_every_split_gives_the_tokens_and_reads_once(pair16_64: Duo, reference: 
         assert moved.get("decode_to_prefill", 0) == k * of_page, f"k={k}"
         assert moved.get("store_to_decode", 0) == k * of_page, f"k={k}"
         assert moved.get("store_to_prefill", 0) == (PAGES - k) * of_page, f"k={k}"
+        assert moved.get("prefill_to_decode", 0) == (len(tokens) - k * page) * KV, f"k={k}"
         assert answer.prefill["peer"] == k * page
         assert answer.prefill["storage"] == (PAGES - k) * page
         assert answer.prefill["computed"] == 5

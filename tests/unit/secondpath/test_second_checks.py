@@ -96,12 +96,17 @@ def test_all_are_listed_at_once() -> None:
     assert len(found(tp_size=4, enable_lora=True, hicache_write_policy="write_back")) == 3
 
 
+def controller(storage: bool = True, mla: bool = False) -> SimpleNamespace:
+    config = SimpleNamespace(is_mla_model=mla)
+    return SimpleNamespace(enable_storage=storage, storage_config=config)
+
+
 def cache(**changes: Any) -> SimpleNamespace:
     parts: dict[str, Any] = {
         "tree_components": (SimpleNamespace(name="FULL"),),
         "sidecar_pool_specs": [],
         "tree_core": SimpleNamespace(is_eagle=False),
-        "cache_controller": SimpleNamespace(enable_storage=True),
+        "cache_controller": controller(),
     }
     return SimpleNamespace(tree_cache=SimpleNamespace(**parts | changes))
 
@@ -114,7 +119,8 @@ def cache(**changes: Any) -> SimpleNamespace:
         ({"sidecar_pool_specs": [1]}, "side pools"),
         ({"tree_core": SimpleNamespace(is_eagle=True)}, "pairs of tokens"),
         ({"cache_controller": None}, "no host pool"),
-        ({"cache_controller": SimpleNamespace(enable_storage=False)}, "no store"),
+        ({"cache_controller": controller(storage=False)}, "no store"),
+        ({"cache_controller": controller(mla=True)}, "MLA"),
     ],
 )
 def test_the_built_cache_is_looked_at(change: dict[str, Any], said: str) -> None:
