@@ -22,7 +22,7 @@ Send = Callable[[Message], None]
 LEASE_MARGIN_S = 5.0
 """P's clock for a lease starts when it receives it; a read that began in time may end later."""
 REFUSED_ROOMS = 4096
-NO_PLAN = "decode_without_plan"
+NOT_OFFERED = "not_offered"
 
 
 @dataclass
@@ -59,17 +59,16 @@ class ExportTable:
     def open(self, key: Key, now: float) -> None:
         """The engine has taken up the plan. A subscriber may have been here before."""
         with self._lock:
+            self._refused.pop(key[0], None)
             self._get(key, now).opened = True
 
     def refuse(self, room: int) -> None:
         """The engine has this room's request and no pages to show for it: P need not wait."""
         with self._lock:
-            self._refused[room] = None
-            while len(self._refused) > REFUSED_ROOMS:
-                self._refused.pop(next(iter(self._refused)))
+            self._refuse(room)
             for key, exchange in list(self._exchanges.items()):
                 if key[0] == room and exchange.send is not None:
-                    self.end(key, NO_PLAN)
+                    self.end(key, NOT_OFFERED)
 
     def reserve(
         self, key: Key, first: int, slots: Sequence[int], hashes: Sequence[str], now: float
@@ -147,7 +146,7 @@ class ExportTable:
             ready = sorted(p for p, offer in exchange.offers.items() if offer.is_ready)
             self._announce(key, exchange, ready)
             if exchange.ended is None and key[0] in self._refused:
-                exchange.ended = NO_PLAN
+                exchange.ended = NOT_OFFERED
             if exchange.ended is not None:
                 send(End(*key, exchange.ended))
 
@@ -165,7 +164,7 @@ class ExportTable:
                 if exchange.send is send:
                     exchange.send = None
                     if not exchange.opened:
-                        self._drop(key)
+                        del self._exchanges[key]
 
     def say_alive(self) -> None:
         """Tell subscribers that wait that this engine still works on their pages."""
@@ -204,6 +203,13 @@ class ExportTable:
             hashes = tuple(offer.hash for offer in offers)
             exchange.send(Ready(*key, run.start, slots, hashes, sums, self._lease_s))
 
+    def _refuse(self, room: int) -> None:
+        self._refused[room] = None
+        while len(self._refused) > REFUSED_ROOMS:
+            self._refused.pop(next(iter(self._refused)))
+
     def _drop(self, key: Key) -> None:
+        """Whoever asks for it later is told so at once."""
+        self._refuse(key[0])
         exchange = self._exchanges.pop(key)
         self._holds.release(offer.slot for offer in exchange.offers.values())

@@ -1,7 +1,9 @@
 """A decode engine's part of a plan: read [0, k) into its host pool, show it to P, keep it.
 
-    WAITING --room, anchor--> LOADING --load over--> STAGED --restored or gone--> (dropped)
+    WAITING --room, anchor--> LOADING --load over--> STAGED --on the device--> RESTORED
        '--------all of it is here already------------^
+
+Pages are pinned while STAGED, and shown to P until the request has left the engine's queues.
 
 A request that is WAITING or LOADING is held out of pre-allocation, so that what D announces to P
 is what it has. Everything here runs on the scheduler thread, once a round.
@@ -35,6 +37,7 @@ class Step(Enum):
     WAITING = "waiting"
     LOADING = "loading"
     STAGED = "staged"
+    RESTORED = "restored"
 
 
 @dataclass
@@ -104,7 +107,7 @@ class Staging:
     def holds(self, handle: Any) -> bool:
         """Must this request not be pre-allocated yet?"""
         entry = self._entries.get(handle)
-        return entry is not None and entry.step is not Step.STAGED
+        return entry is not None and entry.step in (Step.WAITING, Step.LOADING)
 
     def may_retry_restore(self, handle: Any, now: float, limit_s: float) -> bool:
         """Its prefix is pinned, and the copy to the device has not been tried for long."""
@@ -124,8 +127,11 @@ class Staging:
                     blocked = not self._try_start(entry, now)
                 elif entry.step is Step.LOADING:
                     self._watch(entry, now)
-            elif handle not in moving or not adapter.restore_pending(moving[handle]):
-                self._drop(entry, "" if entry.step is Step.STAGED else "aborted")
+            elif handle not in moving:
+                self._drop(entry, "aborted" if self.holds(handle) else "")
+            elif entry.step is Step.STAGED and not adapter.restore_pending(moving[handle]):
+                self._unpin(entry)
+                entry.step, entry.since = Step.RESTORED, now
 
     def show_load(self, load: Load, now: float) -> None:
         """The operation of a staged request has its pages: tell P where they will be."""
@@ -149,7 +155,8 @@ class Staging:
     def pinned_pages(self) -> int:
         """Pages being staged or pinned."""
         size = self._pool.page_size
-        return sum(e.end // size for e in self._entries.values() if e.step is not Step.WAITING)
+        counted = (Step.LOADING, Step.STAGED)
+        return sum(e.end // size for e in self._entries.values() if e.step in counted)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -229,14 +236,18 @@ class Staging:
 
     def _drop(self, entry: Staged, reason: str) -> None:
         followed = entry.followed
-        if entry.step is not Step.STAGED:
+        if self.holds(followed.handle):
             adapter.drop_prefetch(self._cache, followed.handle)
-        if entry.pin_receipt is not None:
-            adapter.unpin(self._cache, entry.pinned_node, entry.pin_receipt)
+        self._unpin(entry)
         assert followed.key is not None
         self._exports.forget(followed.key, reason)
         self._settle(followed)
         self._entries.pop(followed.handle, None)
+
+    def _unpin(self, entry: Staged) -> None:
+        if entry.pin_receipt is not None:
+            adapter.unpin(self._cache, entry.pinned_node, entry.pin_receipt)
+            entry.pin_receipt = None
 
     def _stalled(self, entry: Staged, now: float) -> bool:
         """No progress of this engine's store reads for too long, or past the plan's own end."""

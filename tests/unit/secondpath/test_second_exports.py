@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from second_doubles import KEY, hashes
 
-from dualpath_sglang.secondpath.exports import LEASE_MARGIN_S, NO_PLAN, ExportTable
+from dualpath_sglang.secondpath.exports import LEASE_MARGIN_S, NOT_OFFERED, ExportTable
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.protocol import Alive, End, Message, Ready
 
@@ -154,7 +154,28 @@ def test_a_room_without_a_plan_is_refused_before_and_after_the_question() -> Non
     early, late = Peer(), Peer()
     exports.want(KEY, 0, 2, early.send, 0.0)
     exports.refuse(KEY[0])
-    assert early.got == [End(*KEY, NO_PLAN)]
+    assert early.got == [End(*KEY, NOT_OFFERED)]
     exports.done(KEY)
     exports.want(KEY, 0, 2, late.send, 0.0)
-    assert late.got == [End(*KEY, NO_PLAN)]
+    assert late.got == [End(*KEY, NOT_OFFERED)]
+
+
+def test_who_asks_for_what_is_over_is_told_at_once() -> None:
+    exports, _ = table()
+    exports.open(KEY, 0.0)
+    exports.forget(KEY, "")
+    late = Peer()
+    exports.want(KEY, 0, 2, late.send, 0.0)
+    assert late.got == [End(*KEY, NOT_OFFERED)]
+
+
+def test_a_connection_that_broke_before_the_request_came_may_ask_again() -> None:
+    exports, _ = table()
+    first, second = Peer(), Peer()
+    send = first.send
+    exports.want(KEY, 0, 2, send, 0.0)
+    exports.gone(send)
+    exports.want(KEY, 0, 2, second.send, 0.0)
+    exports.open(KEY, 0.0)
+    exports.say_alive()
+    assert second.got == [Alive(*KEY)]

@@ -162,8 +162,13 @@ def test_pins_last_until_the_prefix_is_on_the_device(cache: Cache) -> None:
     assert cache.pins == ["node"]
     decode.tick(moving={"a": "ready"})
     assert cache.pins == []
+    assert decode.staging.pinned_pages == 0
+    # P may ask later: it is told and served until the request is gone.
+    assert decode.holds.held == 8
+    decode.tick()
     assert len(decode.staging) == 0
     assert decode.holds.held == 0
+    assert cache.dropped == []
 
 
 def test_a_request_that_ends_while_it_is_staged_leaves_nothing(cache: Cache) -> None:
