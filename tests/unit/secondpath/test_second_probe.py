@@ -8,19 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from second_doubles import PAGE_BYTES, CopyingTransport, Memory, wait_for
 
 from dualpath_sglang.contract.clock import ManualClock
-from dualpath_sglang.contract.errors import EngineFailure
 from dualpath_sglang.contract.probe import (
     PROBE_DEADLINE_S,
     PROBES_KEY,
     SETTING,
     ProbeOrder,
     ProbeResult,
-    order_from,
     result_from,
     seeded_parts,
     sum_of,
@@ -286,45 +282,3 @@ def test_results_leave_with_the_engines_state(p: StubPath) -> None:
     ask(probes, "seed", name=SEED)
     probe.after_get_internal_state(result, scheduler_of(probes))
     assert list(result.internal_state) == ["x", PROBES_KEY]
-
-
-orders = st.builds(
-    ProbeOrder,
-    st.text(max_size=9),
-    st.text(max_size=9),
-    st.sampled_from(["describe", "store", "seed", "peer", "release"]),
-    st.text(max_size=9),
-    st.text(max_size=9),
-    st.integers(0, 2**31),
-)
-
-
-@given(orders)
-def test_orders_arrive_as_they_were_sent(order: ProbeOrder) -> None:
-    (setting,) = order.to_settings()
-    assert order_from(setting) == order
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "1",
-        "{}",
-        '{"id":"a"}',
-        '{"id":"a","run":"b","source":"x","name":"","peer":"","slot":0}',
-        '{"id":"a","run":"b","source":"seed","name":1,"peer":"","slot":0}',
-        '{"id":"a","run":"b","source":"seed","name":"","peer":"","slot":true}',
-    ],
-)
-def test_what_is_no_order(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 -- json's and ours
-        order_from(SETTING + text)
-
-
-def test_results_that_make_no_sense() -> None:
-    assert result_from({}, "a") is None
-    assert result_from({"internal_states": [None, {PROBES_KEY: []}]}, "a") is None
-    for tree in ({"sums": []}, {"sums": [], "id": "a", "state": "done", "more": 1}, {"id": "a"}):
-        with pytest.raises(EngineFailure):
-            result_from({"internal_states": [{PROBES_KEY: {"a": tree}}]}, "a")
