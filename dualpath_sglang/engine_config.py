@@ -27,8 +27,7 @@ class EngineConfig:
     read of [0, n) are over after so long without a page; waiting behind others that progress does
     not count, the plan's own deadline does.
     lease_s: how long pages stay for a prefill engine that says nothing.
-    pin_fraction: most of the host pool that a decode engine stages and pins, and that a prefill
-    engine keeps for requests which are not admitted yet.
+    pin_fraction: most of the host pool that a decode engine stages and pins.
     verify_pages: compare checksums of pulled pages (3 us of each side's CPU for 64 KiB).
     store_bytes_per_s, peer_bytes_per_s: limits (0: none).
     peer_protocol, peer_device: of the transfer engine.

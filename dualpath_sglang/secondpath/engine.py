@@ -47,7 +47,7 @@ class SecondPath(Machinery):
         super().__init__(scheduler, cache, role, config, clock or SystemClock())
         self._sweep_at = 0.0
         self.loads.connect(self.reader, self._on_settled, self._on_peer_over)
-        self.pins = AdmissionPins(cache, int(self.pool.pages * config.pin_fraction))
+        self.pins = AdmissionPins(cache)
         self.probes = Probes(self)
         self.books = Bookkeeper(self)
         cache.second_path = self
@@ -187,7 +187,7 @@ class SecondPath(Machinery):
                 self.requests.settle(entry)
                 entry.report.fallback = entry.report.fallback or "no_room"
                 self.meter.fallback("no_room")
-            elif now >= entry.next_try and not sglang_pool.prefetch_is_limited(self.cache):
+            elif now >= entry.next_try:
                 self.scheduler._prefetch_kvcache(entry.req)
 
     @guarded("probes of the doctor", lambda *_: None)
@@ -215,6 +215,21 @@ class SecondPath(Machinery):
             and not entry.settled
             and not self.cache.has_ongoing_prefetch(handle)
         )
+
+    def may_load(self, handle: Any, tokens: int) -> bool:
+        """P: is there room for a planned load beside those under way and those that wait to be
+        admitted? First come first served; a load that is alone always may."""
+        if self.client is None or handle not in self.requests:
+            return True
+        for entry in self.requests.unsettled():
+            if entry.handle == handle:
+                break
+            if not self.cache.has_ongoing_prefetch(entry.handle):
+                return False
+        kept = self.pins.pages * self.pool.page_size
+        taken = kept + sglang_pool.prefetching_tokens(self.cache)
+        room = self.pool.pages * self.pool.page_size // 2
+        return taken == 0 or taken + tokens <= room
 
     def is_overdue(self, op: Any) -> bool:
         """An operation that waits for the store's answer for too long; loads end by themselves."""

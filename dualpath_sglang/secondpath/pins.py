@@ -22,15 +22,14 @@ class _Pin:
 class AdmissionPins:
     """By cache handle. Scheduler thread only."""
 
-    def __init__(self, cache: Any, most_pages: int) -> None:
+    def __init__(self, cache: Any) -> None:
         self._cache = cache
-        self._most_pages = most_pages
         self._pins: dict[Any, _Pin] = {}
 
     def pin(self, handle: Any, req: Any, end: int, page_size: int) -> bool:
-        """Keep the host pages within the first `end` tokens of a prompt. False: the cap is reached
-        or there is nothing in the host pool."""
-        if handle in self._pins or self.pages + end // page_size > self._most_pages:
+        """Keep the host pages within the first `end` tokens of a prompt. False: there are none, or
+        they are kept already."""
+        if handle in self._pins:
             return False
         node = adapter.match(self._cache, req, end).host_node
         if node is None or adapter.is_root(self._cache, node):

@@ -44,7 +44,11 @@ class DualPathRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     ) -> Any:
         """Where a plan says how far the store goes and the tree goes as far, there is nothing to
         load. Upstream would then ask the store for the pages behind, again and again."""
-        if storage_hit_end is not None and len(matched_prefix_tokens or ()) >= storage_hit_end:
+        missing = (storage_hit_end or 0) - len(matched_prefix_tokens or ())
+        if storage_hit_end is not None and missing <= 0:
+            return None
+        if self.second_path is not None and not self.second_path.may_load(request, missing):
+            # Asked for again when there is room (`SecondPath.tick`).
             return None
         return super().prefetch_from_storage(
             request,

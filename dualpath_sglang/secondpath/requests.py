@@ -96,5 +96,9 @@ class Requests:
             self.drop(handle)
         return late
 
+    def __contains__(self, handle: Any) -> bool:
+        """Is it followed, with a plan whose load is still to come?"""
+        return handle in self._unsettled
+
     def __len__(self) -> int:
         return len(self._followed)

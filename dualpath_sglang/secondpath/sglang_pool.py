@@ -168,9 +168,9 @@ def forget_prefetch(cache: Any, handle: Any) -> None:
     cache.ongoing_prefetch.pop(handle, None)
 
 
-def prefetch_is_limited(cache: Any) -> bool:
-    """Half of the host pool is taken by prefetches."""
-    return bool(cache.cache_controller.prefetch_rate_limited())
+def prefetching_tokens(cache: Any) -> int:
+    """Tokens that prefetches under way have asked for; SGLang lets them be half of the pool."""
+    return int(cache.cache_controller.prefetch_tokens_occupied)
 
 
 def fewest_tokens(cache: Any) -> int:

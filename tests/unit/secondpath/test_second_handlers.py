@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from dualpath_sglang.contract.plan import Plan
 from dualpath_sglang.secondpath import handlers
 from dualpath_sglang.secondpath.engine import SecondPath
 from dualpath_sglang.secondpath.holds import PageHolds
+from dualpath_sglang.secondpath.pool import HostPool
+from dualpath_sglang.secondpath.requests import Requests
 from dualpath_sglang.secondpath.table import SECOND_PATH_HOOKS
 
 
@@ -174,3 +177,53 @@ def test_staged_requests_are_not_preallocated() -> None:
 def test_every_hook_is_in_the_table_once() -> None:
     pairs = [(hook.target, hook.handler) for hook in SECOND_PATH_HOOKS]
     assert len(set(pairs)) == len(pairs)
+
+
+# --- room on a prefill engine -----------------------------------------------------------------
+
+
+class Room:
+    """A prefill engine with a pool of 64 pages of 16 tokens."""
+
+    def __init__(self) -> None:
+        self.requests = Requests()
+        self.ongoing: set[str] = set()
+        self.occupied = 0
+        controller = SimpleNamespace(prefetch_tokens_occupied=0)
+        self.controller = controller
+        self.path = path(
+            client=object(),
+            requests=self.requests,
+            pins=SimpleNamespace(pages=0),
+            pool=HostPool(0, 64, 64 * 64, 64, 16),
+            cache=SimpleNamespace(
+                cache_controller=controller,
+                has_ongoing_prefetch=lambda handle: handle in self.ongoing,
+            ),
+        )
+
+    def follow(self, handle: str) -> None:
+        plan = Plan(handle, 10, 5, 16, ("d:1",), 1000, "print")
+        self.requests.follow(None, handle, 1, plan, 0.0)
+
+
+def test_loads_and_kept_prefixes_share_half_of_the_pool() -> None:
+    room = Room()
+    room.follow("a")
+    assert room.path.may_load("a", 1000)
+    room.controller.prefetch_tokens_occupied = 256
+    assert room.path.may_load("a", 256)
+    assert not room.path.may_load("a", 257)
+    room.path.pins.pages = 10  # type: ignore[misc]
+    assert not room.path.may_load("a", 256)
+    assert room.path.may_load("a", 96)
+
+
+def test_a_later_request_does_not_overtake_one_that_waits_for_room() -> None:
+    room = Room()
+    room.follow("first")
+    room.follow("second")
+    assert not room.path.may_load("second", 16)
+    room.ongoing.add("first")
+    assert room.path.may_load("second", 16)
+    assert room.path.may_load("without a plan", 10**6)
