@@ -7,6 +7,7 @@ carry them to the HTTP process. Names are declared here and nowhere else.
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any, Literal
 
 from dualpath_sglang.hooks import Hook, guarded
@@ -30,6 +31,8 @@ def count_bytes(path: Path, amount: int) -> None:
 
 _role = ""
 _read_bytes = 0
+_counting = threading.Lock()
+"""Several threads read the store."""
 
 
 def set_role(role: str) -> None:
@@ -54,7 +57,8 @@ def around_store_get(original: Any, store: Any, *args: Any, **kwargs: Any) -> An
 def _count_store(results: Any) -> None:
     global _read_bytes
     amount = sum(result for result in results if result > 0)
-    _read_bytes += amount
+    with _counting:
+        _read_bytes += amount
     if _role:
         count_bytes("store_to_prefill" if _role == "prefill" else "store_to_decode", amount)
 

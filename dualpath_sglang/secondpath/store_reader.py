@@ -1,5 +1,8 @@
-"""The thread that reads pages from the store, for all loads of this engine, first come first
+"""The threads that read pages from the store, for all loads of this engine, first come first
 served, in batches small enough that what has arrived is used while the rest is on its way.
+
+There are two of them: while one is woken up and asks for its next batch, the other's batch keeps
+the storage NIC busy.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ log = logging.getLogger("dualpath")
 BATCH_S = 0.05
 """Wanted duration of one batch: its end is when its pages can be pulled or used."""
 MIN_BATCH, MAX_BATCH = 8, 128
+READERS = 2
 POLL_S = 0.05
 
 
@@ -44,6 +48,7 @@ class StoreReader:
         bucket: TokenBucket,
         clock: Clock,
         on_lost: Callable[[list[int]], None],
+        readers: int = READERS,
     ) -> None:
         """`on_lost` gets slots that stay held although their load has given them up."""
         self._read = read
@@ -56,28 +61,33 @@ class StoreReader:
         self._stopped = False
         self._batch = MIN_BATCH
         self.progress_at = clock.now()
-        self._thread = threading.Thread(target=self._run, name="dualpath-store", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"dualpath-store-{i}", daemon=True)
+            for i in range(readers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     def submit(self, load: Load) -> None:
         with self._work:
             self._loads.append(load)
-            self._work.notify()
+            self._work.notify_all()
 
     def wake(self) -> None:
         """A load has more pages to read from the store than before."""
         with self._work:
-            self._work.notify()
+            self._work.notify_all()
 
     def stop(self) -> None:
         with self._work:
             self._stopped = True
-            self._work.notify()
-        self._thread.join(5)
+            self._work.notify_all()
+        for thread in self._threads:
+            thread.join(5)
 
     def _run(self) -> None:
         while True:
@@ -88,7 +98,8 @@ class StoreReader:
                 if load is None:
                     self._work.wait(POLL_S if self._loads else None)
                     continue
-            self._step(load, pages)
+                delay = self._bucket.delay(len(pages) * self._bytes_per_page)
+            self._step(load, pages, delay)
 
     def _next(self) -> tuple[Load | None, list[int]]:
         self._loads = [load for load in self._loads if not load.settled]
@@ -98,8 +109,7 @@ class StoreReader:
                 return load, pages
         return None, []
 
-    def _step(self, load: Load, pages: list[int]) -> None:
-        delay = self._bucket.delay(len(pages) * self._bytes_per_page)
+    def _step(self, load: Load, pages: list[int], delay: float) -> None:
         if delay > 0:
             time.sleep(delay)
         began = self._clock.now()
@@ -128,6 +138,7 @@ class StoreReader:
             load.landed(good, by_peer=False, now=now)
 
     def _adapt(self, pages: int, seconds: float) -> None:
+        """`pages` took `seconds` beside what the other readers brought in."""
         rate = pages / max(seconds, 1e-6)
         wanted = min(max(int(rate * BATCH_S), MIN_BATCH), MAX_BATCH)
         self._batch = (self._batch + wanted + 1) // 2

@@ -37,8 +37,9 @@ class Fixture:
         self.store = Store()
         self.lost: list[int] = []
         clock = SystemClock()
+        # One reader, so that the order of what is asked can be seen.
         self.reader = StoreReader(
-            self.store.read, 64, TokenBucket(0.0, clock), clock, self.lost.extend
+            self.store.read, 64, TokenBucket(0.0, clock), clock, self.lost.extend, readers=1
         )
 
     def submit(self, load: Load) -> Load:
@@ -117,3 +118,20 @@ def test_a_sealed_load_is_not_read_further(made: Fixture) -> None:
     other = made.submit(make_load(1))
     wait_for(lambda: other.settled)
     assert sum(map(len, made.store.asked)) < 200
+
+
+def test_while_one_batch_is_on_its_way_the_next_is_asked_for() -> None:
+    both_in = threading.Barrier(2, timeout=5)
+
+    def read(names: Sequence[str], pages: Sequence[int]) -> list[PageRead]:
+        both_in.wait()
+        return [PageRead.OK] * len(names)
+
+    clock = SystemClock()
+    reader = StoreReader(read, 64, TokenBucket(0.0, clock), clock, lambda slots: None)
+    load = make_load(16)
+    reader.submit(load)
+    wait_for(lambda: load.settled)
+    assert load.done_pages == 16
+    assert reader.alive
+    reader.stop()
