@@ -7,13 +7,18 @@ serve a peer's reads. TCP and RDMA differ by configuration; RDMA has not been ru
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dualpath_sglang.contract.errors import StartupError
 
-MAX_ENTRIES = 256
-"""Entries of one call: Mooncake's TCP transport queues 1024 slices for a peer."""
+MAX_ENTRIES = 64
+"""Reads under way at a time: over TCP each has a connection of its own."""
+LIMIT_S = 30.0
+"""A read that is not over by then has failed; `loads.QUARANTINE_S` is longer."""
+POLL_S = 0.0003
+"""Mooncake's own wait for a read polls without a pause and burns a core."""
 
 
 class Transport(Protocol):
@@ -57,12 +62,30 @@ class MooncakeTransport:
         engine = self._engine
         for at in range(0, len(local), MAX_ENTRIES):
             part = slice(at, at + MAX_ENTRIES)
-            code = engine.batch_transfer_sync_read(
-                session, list(local[part]), list(remote[part]), list(lengths[part])
-            )
-            if code != 0:
+            entries = zip(local[part], remote[part], lengths[part], strict=True)
+            # One batch for each: Mooncake tells the state of a batch's first entry only.
+            batches = [
+                engine.batch_transfer_async_read(session, *([n] for n in e)) for e in entries
+            ]
+            if not self._all_done(engine, batches):
                 return False
         return True
+
+    @staticmethod
+    def _all_done(engine: Any, batches: list[int]) -> bool:
+        """Wait until none is under way, also after one has failed: less arrives late then."""
+        good = 0 not in batches  # 0: not even begun
+        end = time.monotonic() + LIMIT_S
+        pending = [batch for batch in batches if batch != 0]
+        while pending:
+            states = {batch: engine.transfer_check_status(batch) for batch in pending}
+            good = good and all(state >= 0 for state in states.values())
+            pending = [batch for batch, state in states.items() if state == 0]
+            if pending and time.monotonic() > end:
+                return False
+            if pending:
+                time.sleep(POLL_S)
+        return good
 
     def renew(self) -> None:
         with self._lock:
