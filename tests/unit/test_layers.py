@@ -17,9 +17,10 @@ SGLANG_FILES = (
     "dualpath_sglang/launch.py",
     "dualpath_sglang/sglang_api.py",
     "dualpath_sglang/cpu/",
-    "dualpath_sglang/secondpath/table.py",
     "dualpath_sglang/secondpath/adapter.py",
     "dualpath_sglang/secondpath/radix_cache.py",
+    "dualpath_sglang/secondpath/sglang_pool.py",
+    "dualpath_sglang/secondpath/table.py",
     "dualpath_sglang/renderer/sglang_template.py",
     "benchmarks/attention.py",
 )
