@@ -45,12 +45,15 @@ class RigConfig:
 
     `generate`, `scale`, `seed`: the paper's sessions, made smaller. Each measured session starts
     where its context is about `context` tokens and goes on for `turns` turns.
+    `isolated_nic_bits_per_s`: the rate for lone requests, where nothing overlaps: slow enough for
+    what is no load to be a small part of the time to the first token.
     `max_inflight`: turns on the engines at a time, the others wait in the router. SGLang declines
     to prefetch, and computes instead, once prefetches hold half of the host pool; so that many
     prompts must fit into that half.
     """
 
     nic_bits_per_s: int = 50_000_000
+    isolated_nic_bits_per_s: int = 16_000_000
     sessions: int = 16
     turns: int = 4
     max_inflight: int = 4

@@ -32,20 +32,22 @@ def isolated(runner: Runner, pairs: int) -> dict[str, Any]:
         for i in range(UNSHAPED_REQUESTS)
     ]
     ttft = alternate(runner, topology, urls, pairs)
-    return result(ttft, unshaped) | {"digest": runner.config.digest}
+    config = runner.config
+    used = {"nic_bits_per_s": config.isolated_nic_bits_per_s, "digest": config.digest}
+    return result(ttft, unshaped) | used
 
 
 def alternate(
     runner: Runner, topology: Topology, urls: dict[str, str], pairs: int
 ) -> dict[str, list[float]]:
     """TTFT in ms by arm; every second pair goes the other way round."""
-    runner.shape(topology, True)
+    runner.shape(topology, runner.config.isolated_nic_bits_per_s)
     ttft: dict[str, list[float]] = {key: [] for key in ORDER}
     for pair in range(pairs):
         for key in ORDER if pair % 2 == 0 else ORDER[::-1]:
             label = f"isolated {pair + 1}/{pairs} {key}"
             ttft[key].append(one(runner, urls[key], pair, label))
-    runner.shape(topology, False)
+    runner.shape(topology, 0)
     return ttft
 
 

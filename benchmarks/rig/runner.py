@@ -76,13 +76,14 @@ class Runner:
     def prepare(self, topology: Topology, arm: Arm, *, beside: bool = False) -> EngineSet:
         """Engines and router of an arm, the store filled, no NIC shaped."""
         engines = self.machines.engines(topology, arm.variant, beside=beside)
-        self.shape(topology, False)
+        self.shape(topology, 0)
         if not self._filled and arm.variant != "no_store":
             self._fill(engines.url(arm))
         return engines
 
-    def shape(self, topology: Topology, shaped: bool) -> None:
-        self._lab.shape(topology.engine_names, self.config.nic_bits_per_s if shaped else 0)
+    def shape(self, topology: Topology, bits_per_s: int) -> None:
+        """The rate of the engines' storage NICs; 0: none."""
+        self._lab.shape(topology.engine_names, bits_per_s)
 
     def drive(
         self, sessions: Sequence[Session], label: str, url: str, most: int | None = None
@@ -108,11 +109,11 @@ class Runner:
         engines = self.prepare(topology, arm)
         url = engines.url(arm)
         self.flush(url)
-        self.shape(topology, arm.shaped)
+        self.shape(topology, self.config.nic_bits_per_s if arm.shaped else 0)
         before = self._read(engines)
         seen = self.drive([session.measured() for session in self.workload], job.name, url)
         counted = _difference(before, self._read(engines))
-        self.shape(topology, False)
+        self.shape(topology, 0)
         if arm.ours and not any(turn.pages for turn in seen.turns):
             raise RunFailed(f"{job.name}: no turn had a plan ({_reasons(seen)})")
         # What the run has written reaches the store before the next one starts.
