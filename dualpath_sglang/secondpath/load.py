@@ -107,13 +107,15 @@ class Load:
         """The bytes are in. After `seal` that comes too late and changes nothing."""
         with self._lock:
             counted = not self._sealed
+        # Before they count: the scheduler thread ends the exchange once all pages have.
+        if counted and self.on_landed is not None:
+            self.on_landed(self, list(pages))
+        with self._lock:
             self._peer_flying -= len(pages) if by_peer else 0
             self._give_back(pages, State.DONE)
             self.progress_at = now
             for page in pages:
                 self._by_peer[page] = by_peer
-        if counted and self.on_landed is not None:
-            self.on_landed(self, list(pages))
 
     def refused(self, pages: Sequence[int], reason: str) -> None:
         """From the peer, whole, with the wrong content: the store has the right one."""

@@ -99,7 +99,11 @@ class StoreReader:
                     self._work.wait(POLL_S if self._loads else None)
                     continue
                 delay = self._bucket.delay(len(pages) * self._bytes_per_page)
-            self._step(load, pages, delay)
+            try:
+                self._step(load, pages, delay)
+            except Exception:
+                # Its pages stay as they are and the load ends by its deadline; the thread lives on.
+                log.exception("DualPath: a batch of %d pages could not be settled", len(pages))
 
     def _next(self) -> tuple[Load | None, list[int]]:
         self._loads = [load for load in self._loads if not load.settled]

@@ -61,6 +61,7 @@ def test_every_split_gives_the_tokens_and_reads_once(pair16_64: Duo, reference: 
         answer = made.ask(tokens, made.plan(PAGES, k))
         assert answer.errors == []
         assert answer.tokens == expected, f"k={k}"
+        assert answer.prefill["fallback"] == "", f"k={k}"
         moved = made.moved(before)
         of_page = page * KV
         assert moved.get("decode_to_prefill", 0) == k * of_page, f"k={k}"
@@ -71,7 +72,6 @@ def test_every_split_gives_the_tokens_and_reads_once(pair16_64: Duo, reference: 
         assert answer.prefill["storage"] == (PAGES - k) * page
         assert answer.prefill["computed"] == 5
         assert answer.prefill["split_pages"] == k
-        assert answer.prefill["fallback"] == ""
         assert answer.decode["storage"] == k * page
         assert answer.decode["received"] == len(tokens) - k * page
     assert made.fallbacks("prefill") == made.fallbacks("decode") == {}

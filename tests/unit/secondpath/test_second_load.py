@@ -84,6 +84,16 @@ def test_nothing_counts_after_the_seal() -> None:
     assert holds.held == 0
 
 
+def test_pages_are_announced_before_they_count() -> None:
+    """Whoever sees a settled load ends the exchange; a page announced later would be lost."""
+    load = make_load(2)
+    settled_when_announced: list[bool] = []
+    load.on_landed = lambda landed, _: settled_when_announced.append(landed.settled)
+    load.landed(load.take_store(9), by_peer=False, now=1.0)
+    assert settled_when_announced == [False]
+    assert load.settled
+
+
 def test_wrong_content_goes_to_the_store_in_the_same_slot() -> None:
     load = make_load(2, peer_pages=2)
     load.refused(load.take_peer([0, 1]), "peer_checksum")
