@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,7 +178,10 @@ def test_the_address_of_this_machine() -> None:
     assert local_address("[::1]:5") in ("::1", "127.0.0.1")
 
 
-@pytest.mark.skipif(shutil.which("mooncake_master") is None, reason="Mooncake is not installed")
+@pytest.mark.skipif(
+    not Path(sys.executable).with_name("mooncake_master").exists(),
+    reason="Mooncake is not installed",
+)
 async def test_the_real_process_without_a_master(monkeypatch: pytest.MonkeyPatch) -> None:
     """It tries for longer than the doctor waits."""
     monkeypatch.setattr(store_object, "STEP_S", 5.0)

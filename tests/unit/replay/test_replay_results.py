@@ -257,7 +257,13 @@ def test_an_interrupted_replay_ends_at_once_and_writes_nothing(tmp_path: Path) -
     stub.faults = {0: "hang"}
     with served(stub.app()) as url:
         words = [sys.executable, "-m", "benchmarks.replay", *command(url, tmp_path)]
-        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        # A shell's background job, as CI may be, ignores SIGINT, and so would its children.
+        process = subprocess.Popen(
+            words,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while not stub.running and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)

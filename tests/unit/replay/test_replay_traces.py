@@ -156,11 +156,11 @@ def test_files_that_are_no_traces(tmp_path: Path) -> None:
 
 def real_traces() -> list[Path]:
     root = Path(__file__).resolve().parents[3]
-    folder = Path(os.environ.get("DUALPATH_TRACES", root.parent / "shared" / "traces"))
+    folder = Path(os.environ.get("DUALPATH_TEST_TRACES", root.parent / "shared" / "traces"))
     return sorted(p for p in folder.glob("*.jsonl*") if p.is_file()) if folder.is_dir() else []
 
 
-@pytest.mark.skipif(not real_traces(), reason="no real traces here (DUALPATH_TRACES)")
+@pytest.mark.skipif(not real_traces(), reason="no real traces here (DUALPATH_TEST_TRACES)")
 def test_real_traces_are_read_whole() -> None:
     for path in real_traces():
         sessions = list(sources.open_trace(path))
