@@ -18,7 +18,11 @@ KV = 4096
 PAGES = 40
 
 
-@pytest.fixture(scope="module", params=[16, 64], ids=lambda page: f"page{page}")
+@pytest.fixture(
+    scope="module",
+    params=[16, pytest.param(64, marks=pytest.mark.full)],
+    ids=lambda page: f"page{page}",
+)
 def pair16_64(
     request: pytest.FixtureRequest, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Duo]:

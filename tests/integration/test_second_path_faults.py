@@ -93,6 +93,7 @@ def test_the_store_fails_one_read(start: Start, name: str) -> None:
     assert second.prefill["peer"] == PAGES // 2 * 16
 
 
+@pytest.mark.full
 def test_a_pull_fails_and_its_slots_are_not_used_again(start: Start) -> None:
     made = start(prefill=fault("peer_timeout:1"))
     tokens, right = stored(made)
@@ -104,6 +105,7 @@ def test_a_pull_fails_and_its_slots_are_not_used_again(start: Start) -> None:
     assert again.tokens == right
 
 
+@pytest.mark.full
 def test_a_store_that_hangs_costs_the_deadline(start: Start) -> None:
     made = start(prefill=fault("store_stall:1"), env={"DUALPATH_ENGINE_PULL_DEADLINE_S": "4"})
     tokens, right = stored(made)
@@ -114,6 +116,7 @@ def test_a_store_that_hangs_costs_the_deadline(start: Start) -> None:
     assert made.fallbacks("prefill")["store_deadline"] > 0
 
 
+@pytest.mark.full
 def test_a_hook_that_fails_leaves_the_engine_as_upstream_made_it(start: Start) -> None:
     made = start(env=fault("divert_error"))
     tokens, right = stored(made)
@@ -126,6 +129,7 @@ def test_a_hook_that_fails_leaves_the_engine_as_upstream_made_it(start: Start) -
 # --- memory -------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_a_plan_larger_than_the_pin_cap_is_followed_in_part(start: Start) -> None:
     made = start(env={"DUALPATH_ENGINE_PIN_FRACTION": "0.01"}, max_total_tokens=4096)
     tokens, right = stored(made)
@@ -137,6 +141,7 @@ def test_a_plan_larger_than_the_pin_cap_is_followed_in_part(start: Start) -> Non
     assert answer.decode["fallback"] == "pin_cap"
 
 
+@pytest.mark.full
 def test_many_at_once_wait_for_a_small_host_pool(start: Start) -> None:
     made = start(max_total_tokens=2048, hicache_ratio=1.2)
     rng = random.Random(2)
@@ -172,6 +177,7 @@ def test_decode_dies_while_staging(start: Start) -> None:
     made.wait_idle("prefill", TURN_S)
 
 
+@pytest.mark.full
 def test_prefill_dies_while_pulling(start: Start) -> None:
     made = start(
         env=SLOW | {"DUALPATH_ENGINE_LEASE_S": "3", "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "30"}
@@ -185,6 +191,7 @@ def test_prefill_dies_while_pulling(start: Start) -> None:
     assert made.fallbacks("decode").get("lease_over", 0) <= 1
 
 
+@pytest.mark.full
 def test_decode_comes_back_on_its_port(start: Start) -> None:
     port = str(random.Random().randrange(20000, 30000))
     made = start(decode={"DUALPATH_ENGINE_EXPORT_PORT": port}, engines="restart")
@@ -199,6 +206,7 @@ def test_decode_comes_back_on_its_port(start: Start) -> None:
     assert answer.prefill["peer"] == PAGES // 2 * 16
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("part", ["store", "master"])
 def test_the_store_dies(start: Start, part: str) -> None:
     made = start()
@@ -211,6 +219,7 @@ def test_the_store_dies(start: Start, part: str) -> None:
     assert answer.seconds < TURN_S
 
 
+@pytest.mark.full
 def test_the_client_goes_while_pages_are_staged(start: Start) -> None:
     made = start(env=SLOW)
     tokens, right = stored(made)
