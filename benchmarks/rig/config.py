@@ -54,9 +54,9 @@ class RigConfig:
 
     nic_bits_per_s: int = 50_000_000
     isolated_nic_bits_per_s: int = 16_000_000
-    sessions: int = 16
-    turns: int = 4
-    max_inflight: int = 4
+    sessions: int = 20
+    turns: int = 3
+    max_inflight: int = 6
     context: int = 4_000
     generate: str = "64k"
     scale: float = 0.12
@@ -64,8 +64,8 @@ class RigConfig:
     page_size: int = 16
     prefetch_policy: Literal["wait_complete", "timeout"] = "wait_complete"
     model: ModelSize = field(default_factory=ModelSize)
-    prefill_pools: Pools = Pools(8_192, 4.5)
-    decode_pools: Pools = Pools(20_480, 1.8)
+    prefill_pools: Pools = Pools(8_192, 6.0)
+    decode_pools: Pools = Pools(20_480, 2.4)
     cpu_threads: int = 1
     segment_bytes: int = 6 * 1024**3
     settle_s: float = 4.0

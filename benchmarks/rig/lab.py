@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from benchmarks.rig import net
+from benchmarks.rig import autogroup, net
 from benchmarks.rig.net import Command, LabError, Node, NodeBytes
 
 PREFIX = "dprig"
@@ -71,6 +71,7 @@ class Lab:
             _remove(self.prefix)
             for command in net.build_commands(self.prefix, self.nodes):
                 run(command)
+            autogroup.switch_off(_autogroup_memory(self.prefix))
         except BaseException:
             self._down()
             raise
@@ -147,8 +148,13 @@ def _lock(prefix: str) -> IO[str]:
     return file
 
 
+def _autogroup_memory(prefix: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"{prefix}.autogroup"
+
+
 def _remove(prefix: str) -> list[str]:
     """End all processes in the prefix's namespaces, then delete the namespaces."""
+    autogroup.restore(_autogroup_memory(prefix))
     found = _namespaces(prefix)
     for name in found:
         _end_processes(name)

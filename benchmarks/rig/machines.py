@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 
 from agent_runtime.config import StackConfig
+from agent_runtime.stack.commands import PY, Programs
 from agent_runtime.stack.stack import RunningStack, Stack
 from agent_runtime.stack.status import Event
 from benchmarks.rig.arms import Arm, Topology, Variant
@@ -24,6 +25,7 @@ Show = Callable[[str], None]
 Starter = Callable[[StackConfig, str], RunningStack]
 QUIET_S, QUIET_TIMEOUT_S = 2.0, 120.0
 METRICS_TIMEOUT_S = 30.0
+PROGRAMS = Programs(engine=(PY, "-m", "benchmarks.rig.engine"))
 ENGINES_TIMEOUT_S = 60.0
 
 
@@ -146,7 +148,7 @@ class Machines:
             return object_count(reply.read().decode())
 
     def _start(self, config: StackConfig, what: str) -> RunningStack:
-        stack = Stack(config, on_event=self._event).start()
+        stack = Stack(config, on_event=self._event, programs=PROGRAMS).start()
         self._show(f"{what} up after {stack.started_in_s or 0.0:.0f} s")
         return stack
 

@@ -115,6 +115,17 @@ def test_each_engine_runs_on_its_node_with_an_address_per_network() -> None:
         assert part.url.startswith(f"http://{node.address('compute')}:")
 
 
+def test_engines_of_the_rig_have_threads_that_step_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.rig import engine
+    from dualpath_sglang.cpu import hooks, polling
+
+    monkeypatch.setattr(hooks, "CPU_HOOKS", hooks.CPU_HOOKS)
+    for _ in range(2):
+        engine.add_hooks()
+        for hook in polling.POLLING_HOOKS:
+            assert hooks.CPU_HOOKS.count(hook) == 1
+
+
 def test_the_store_stands_alone_on_its_node() -> None:
     made = parts(PLAN.store())
     assert set(made) == {"master", "store"}

@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks.rig import autogroup, net
 from benchmarks.rig import lab as lab_module
-from benchmarks.rig import net
 from benchmarks.rig.lab import Lab, clean
 from benchmarks.rig.net import LabError, Node
 
@@ -137,6 +138,21 @@ def test_threads_started_inside_are_on_the_node(prefix: str) -> None:
         look()
         there = os.stat(f"{net.NETNS_DIR}/{prefix}-store").st_ino
     assert seen == [there, there, home]
+
+
+def test_scheduling_groups_are_off_meanwhile_and_back_afterwards(tmp_path: Path) -> None:
+    setting, memory = tmp_path / "setting", tmp_path / "memory"
+    autogroup.switch_off(memory, setting)
+    autogroup.restore(memory, setting)
+    assert not setting.exists()  # a kernel without them
+    for before in ("0", "1"):
+        setting.write_text(f"{before}\n")
+        autogroup.switch_off(memory, setting)
+        assert setting.read_text().strip() == "0"
+        autogroup.switch_off(memory, setting)  # after a killed run
+        autogroup.restore(memory, setting)
+        assert setting.read_text().strip() == before
+        assert not memory.exists()
 
 
 def test_without_root_or_iproute2_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ SPACE = TokenSpace(1000, frozenset({3}))
 
 def test_sessions_start_at_the_wanted_context_and_are_nearly_all_hits() -> None:
     workload = build(RigConfig())
-    assert len(workload.sessions) == 16
-    assert workload.planned_turns == 16 * 4
+    assert len(workload.sessions) == 20
+    assert workload.planned_turns == 20 * 3
     assert workload.reusable >= 0.97
     assert all(4000 <= session.history < 5000 for session in workload)
     assert workload.working_set > 1.5 * RigConfig().prefill_pools.host_tokens
