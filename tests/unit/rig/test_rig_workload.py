@@ -27,10 +27,11 @@ def test_sessions_start_at_the_wanted_context_and_are_nearly_all_hits() -> None:
 def test_pools_hold_the_longest_session() -> None:
     """And those in flight fit into the half of host memory that SGLang prefetches into."""
     config = RigConfig()
-    longest = max(session.longest for session in build(config))
-    assert longest + 512 < config.prefill_pools.tokens
+    longest = sorted((session.longest for session in build(config)), reverse=True)
+    assert longest[0] + 512 < config.prefill_pools.tokens
     for pools in (config.prefill_pools, config.decode_pools):
-        assert (config.max_inflight - 1) * longest < pools.host_tokens / 2
+        # One more is let in as long as those before it leave room.
+        assert sum(longest[: config.max_inflight - 1]) < pools.host_tokens / 2
 
 
 def test_measured_turns_are_those_of_the_trajectory() -> None:
