@@ -27,16 +27,25 @@ class ModelSize:
         return 2 * self.layers * self.kv_heads * self.head_dim * 4
 
 
+LEAST_TOKENS = 12_288
+
+
 @dataclass(frozen=True)
 class Pools:
-    """KV of one engine: `tokens` on the device, `ratio` times that in host memory."""
+    """Tokens of KV of one engine, on the device and in host memory."""
 
     tokens: int
-    ratio: float
+    host_tokens: int
 
     @property
-    def host_tokens(self) -> int:
-        return int(self.tokens * self.ratio)
+    def ratio(self) -> float:
+        return self.host_tokens / self.tokens
+
+    def shared(self, engines: int) -> Pools:
+        """Of each of several engines that have as much host memory together as one alone, so that
+        caches stay smaller than the working set. A device pool has room for two prompts."""
+        tokens = max(self.tokens // engines, LEAST_TOKENS)
+        return Pools(min(self.tokens, tokens), self.host_tokens // engines)
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class RigConfig:
 
     `generate`, `scale`, `seed`: the paper's sessions, made smaller. Each measured session starts
     where its context is about `context` tokens and goes on for `turns` turns.
+    `prefill_pools`, `decode_pools`: of a lone engine; several share (`Pools.shared`).
     `isolated_nic_bits_per_s`: the rate for lone requests, where nothing overlaps: slow enough for
     what is no load to be a small part of the time to the first token.
     `max_inflight`: turns on the engines at a time, the others wait in the router. SGLang declines
@@ -64,8 +74,8 @@ class RigConfig:
     page_size: int = 16
     prefetch_policy: Literal["wait_complete", "timeout"] = "wait_complete"
     model: ModelSize = field(default_factory=ModelSize)
-    prefill_pools: Pools = Pools(8_192, 6.0)
-    decode_pools: Pools = Pools(20_480, 2.4)
+    prefill_pools: Pools = Pools(8_192, 49_152)
+    decode_pools: Pools = Pools(20_480, 49_152)
     cpu_threads: int = 1
     segment_bytes: int = 6 * 1024**3
     settle_s: float = 4.0

@@ -11,7 +11,6 @@ Tree = dict[str, Any]
 SAME = (
     "model",
     "attention_backend",
-    "prefill_pools",
     "router",
     "trace",
     "prefetch_policy",
@@ -19,6 +18,8 @@ SAME = (
     "page_size",
 )
 """Of an arm's `config`: equal in every arm of all topologies."""
+SAME_IN_TOPOLOGY = ("prefill_pools",)
+"""Equal in every arm of one topology: several engines share what one has."""
 PLANNED_PATHS = ("store_to_prefill", "store_to_decode", "decode_to_prefill")
 MIN_HITS = 0.95
 MIN_FROM_STORAGE = 0.90
@@ -32,9 +33,11 @@ def broken_rules(summary: Tree) -> list[str]:
 
     Arms that were not run break nothing.
     """
-    broken = _same_in_all(summary)
+    broken = [text for name in SAME for text in _differs(name, _arms(summary))]
     for topology, block in summary["topologies"].items():
         arms = {name: arm for name, arm in block["arms"].items() if arm["runs"]}
+        of_topology = [pair for pair in _arms(summary) if pair[0].split()[0] == topology]
+        broken += [text for name in SAME_IN_TOPOLOGY for text in _differs(name, of_topology)]
         for rule in ARM_RULES:
             for name, arm in arms.items():
                 if text := rule(name, arm):
@@ -43,20 +46,22 @@ def broken_rules(summary: Tree) -> list[str]:
     return broken
 
 
-def _same_in_all(summary: Tree) -> list[str]:
-    configs = [
+def _arms(summary: Tree) -> list[tuple[str, Tree]]:
+    """("topology arm", its config) of every arm that was run."""
+    return [
         (f"{topology} {name}", arm["config"])
         for topology, block in summary["topologies"].items()
         for name, arm in block["arms"].items()
         if arm["runs"]
     ]
-    broken = []
-    for field in SAME:
-        values = {name: config.get(field) for name, config in configs}
-        first = next(iter(values.values()), None)
-        if others := [name for name, value in values.items() if value != first]:
-            broken.append(f"{field} of {', '.join(others)} differs from that of {configs[0][0]}")
-    return broken
+
+
+def _differs(field: str, configs: list[tuple[str, Tree]]) -> list[str]:
+    if not configs:
+        return []
+    first, wanted = configs[0][0], configs[0][1].get(field)
+    others = [name for name, config in configs if config.get(field) != wanted]
+    return [f"{field} of {', '.join(others)} differs from that of {first}"] if others else []
 
 
 def _no_errors(name: str, arm: Tree) -> str:
@@ -101,7 +106,8 @@ def _from_storage(name: str, arm: Tree) -> str:
 def _pools(name: str, arm: Tree) -> str:
     config = arm["config"]
     for side in ("prefill_pools", "decode_pools"):
-        tokens = max(config[side]["tokens"], config[side]["host_tokens"])
+        pools = config[side]
+        tokens = max(pools["tokens"], pools["host_tokens"]) * pools["engines"]
         if tokens >= config["working_set"]:
             return f"{side} hold {tokens} tokens, the working set has {config['working_set']}"
     return ""

@@ -70,7 +70,8 @@ def arm_config(
     engines = {part.name: part for part in components if part.kind == "engine"}
     prefill = next(part for part in engines.values() if part.role == "prefill")
     flags = shown_flags(prefill.command)
-    decode = config.decode_pools
+    decoders = sum(part.role == "decode" for part in engines.values())
+    decode = config.decode_pools.shared(decoders)
     return {
         "hooks": prefill.env["DUALPATH_ENGINE_HOOKS"],
         "shaped": arm.shaped,
@@ -78,8 +79,8 @@ def arm_config(
         "nic_bits_per_s": config.nic_bits_per_s,
         "model": asdict(config.model),
         "attention_backend": flags.get("attention-backend"),
-        "prefill_pools": _pools(flags),
-        "decode_pools": {"tokens": decode.tokens, "host_tokens": decode.host_tokens},
+        "prefill_pools": _pools(flags) | {"engines": len(engines) - decoders},
+        "decode_pools": asdict(decode) | {"engines": decoders},
         "prefetch_policy": flags.get("hicache-storage-prefetch-policy", config.prefetch_policy),
         "page_size": config.page_size,
         "router": f"agent_runtime, round robin, at most {config.max_inflight} turns in flight",
@@ -102,4 +103,4 @@ def fallbacks(seen: Observed) -> dict[str, int]:
 
 def _pools(flags: dict[str, str]) -> dict[str, int]:
     tokens = int(flags["max-total-tokens"])
-    return {"tokens": tokens, "host_tokens": int(tokens * float(flags["hicache-ratio"]))}
+    return {"tokens": tokens, "host_tokens": round(tokens * float(flags["hicache-ratio"]))}

@@ -79,13 +79,13 @@ class StackPlan:
         config = self.config
         env = SECOND_PATH_ENV if variant == "second_path" else {}
         groups = [
-            self._group(name, "prefill", config.prefill_pools, {}, env)
+            self._group(name, "prefill", config.prefill_pools.shared(topology.prefill), {}, env)
             for name in topology.prefill_names
         ]
         upstream_decode = variant in ("prefill_store", "no_store")
         flags = NO_CACHE_TIERS if upstream_decode else {}
         groups += [
-            self._group(name, "decode", config.decode_pools, flags, env)
+            self._group(name, "decode", config.decode_pools.shared(topology.decode), flags, env)
             for name in topology.decode_names
         ]
         with_store = variant != "no_store"

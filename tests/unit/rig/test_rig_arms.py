@@ -102,6 +102,18 @@ def test_prefill_engines_are_alike_in_all_variants() -> None:
     assert ours == flags["prefill_store"]
 
 
+def test_several_engines_share_the_memory_of_one() -> None:
+    config = RigConfig()
+    for topology in TOPOLOGIES:
+        made = engines("second_path", topology)
+        for role, alone in (("prefill", config.prefill_pools), ("decode", config.decode_pools)):
+            flags = [shown_flags(p.command) for p in made.values() if p.role == role]
+            tokens = [int(f["max-total-tokens"]) for f in flags]
+            host = [n * float(f["hicache-ratio"]) for n, f in zip(tokens, flags, strict=True)]
+            assert sum(host) == pytest.approx(alone.host_tokens, abs=2)
+            assert min(tokens) >= min(alone.tokens, 12_288)
+
+
 def test_each_engine_runs_on_its_node_with_an_address_per_network() -> None:
     made = engines("second_path", "1P2D")
     assert set(made) == {"p1", "d1", "d2"}

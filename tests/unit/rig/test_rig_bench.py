@@ -83,8 +83,8 @@ class StubRunner:
                 "shaped": ARMS[job.arm].shaped,
                 "sessions": 2,
                 "working_set": 100,
-                "prefill_pools": {"tokens": 1, "host_tokens": 1},
-                "decode_pools": {"tokens": 1, "host_tokens": 1},
+                "prefill_pools": {"tokens": 1, "host_tokens": 1, "engines": 1},
+                "decode_pools": {"tokens": 1, "host_tokens": 1, "engines": 1},
             },
         }
 
