@@ -316,11 +316,20 @@ _upstream_factory: Callable[[Any], Any] | None = None
 def install() -> None:
     """Make SGLang's `torch_native` the backend of this module. CPU engines only. Idempotent.
 
+    MLA models attend to latents always (the absorbed form). Upstream takes separate keys and
+    values for a prompt without a prefix, which a backend that reads the KV pool cannot do.
+
     Raises:
         RuntimeError: this SGLang has no `torch_native` to replace.
     """
     global _upstream_factory
     from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+    from sglang.srt.models.deepseek_common.attention_backend_handler import (
+        AttentionBackendRegistry,
+    )
+    from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import (
+        AttnForwardMethod,
+    )
 
     if "torch_native" not in ATTENTION_BACKENDS:
         raise RuntimeError("this SGLang registers no torch_native attention; 0.5.21 is expected")
@@ -328,6 +337,7 @@ def install() -> None:
         return
     _upstream_factory = ATTENTION_BACKENDS["torch_native"]
     ATTENTION_BACKENDS["torch_native"] = _create_backend
+    AttentionBackendRegistry.register("torch_native", lambda layer, batch: AttnForwardMethod.MLA)
 
 
 def upstream_factory() -> Callable[[Any], Any]:

@@ -19,7 +19,10 @@ WAIT_S = 0.001
 IDLE_S = 0.004
 """The same with no request at all: SGLang checks its pools' books on every round."""
 
-HOST_POOL_MODULE = "sglang.srt.mem_cache.pool_host.mha"
+HOST_POOL_MODULES = (
+    "sglang.srt.mem_cache.pool_host.mha",
+    "sglang.srt.mem_cache.pool_host.mla",
+)
 _PAGED = "sglang.srt.mem_cache.allocator.paged.PagedTokenToKVPoolAllocator"
 
 
@@ -27,13 +30,14 @@ def prepare() -> None:
     """What is no hook: names that a CPU build of SGLang or torch lacks altogether."""
     streams.complete_cpu_streams()
     attention.install()
-    module = importlib.import_module(HOST_POOL_MODULE)
-    for copy in (
-        host_copy.transfer_kv_all_layer_direct_lf_pf,
-        host_copy.transfer_kv_per_layer_direct_pf_lf,
-    ):
-        if not hasattr(module, copy.__name__):
-            setattr(module, copy.__name__, copy)
+    for name in HOST_POOL_MODULES:
+        module = importlib.import_module(name)
+        for copy in (
+            host_copy.transfer_kv_all_layer_direct_lf_pf,
+            host_copy.transfer_kv_per_layer_direct_pf_lf,
+        ):
+            if not hasattr(module, copy.__name__):
+                setattr(module, copy.__name__, copy)
 
 
 def host_register(buffer: torch.Tensor, registration_granularity_bytes: int | None = None) -> None:

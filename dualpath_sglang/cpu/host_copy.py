@@ -4,7 +4,7 @@
 Shapes, for K and for V alike: a device layer is [slots, heads, dim]; the host pool is
 [pages, layers, page_size, heads, dim]. Slot lists hold whole pages in order, so every
 `page_size`-th entry names a page. The functions keep the names and keyword arguments by
-which `mem_cache/pool_host/mha.py` calls the CUDA versions (missing on CPU there).
+which `mem_cache/pool_host/mha.py` and `mla.py` call the CUDA versions (missing on CPU there).
 """
 
 from __future__ import annotations

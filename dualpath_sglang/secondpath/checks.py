@@ -9,6 +9,8 @@ from typing import Any
 
 LAYOUTS = ("page_first_direct", "page_first")
 POLICIES = ("wait_complete", "timeout")
+LEAST_RATIO = 2.0
+"""Host pool over device pool: prefetches may take half of it, pins a quarter."""
 
 
 def unsupported(server_args: Any, scheduler: Any) -> list[str]:
@@ -18,6 +20,17 @@ def unsupported(server_args: Any, scheduler: Any) -> list[str]:
     if scheduler is not None:
         found += _live_cache(scheduler.tree_cache)
     return found
+
+
+def advice(host_tokens: int, device_tokens: int) -> str:
+    """What works, but badly; empty if nothing does."""
+    if host_tokens >= LEAST_RATIO * device_tokens:
+        return ""
+    return (
+        f"the host pool has {host_tokens} tokens, {host_tokens / device_tokens:.1f}x the device's "
+        f"{device_tokens}: below {LEAST_RATIO:.0f}x staged pages crowd out the cache "
+        "(--hicache-ratio, --hicache-size)"
+    )
 
 
 def _parallelism(args: Any) -> list[str]:
@@ -96,6 +109,4 @@ def _live_cache(cache: Any) -> list[str]:
         found.append("there is no host pool (--enable-hierarchical-cache)")
     elif not getattr(controller, "enable_storage", False):
         found.append("the engine has no store")
-    elif getattr(controller.storage_config, "is_mla_model", False):
-        found.append("the model has MLA (one latent for K and V): not tested, so not served")
     return found

@@ -16,7 +16,7 @@ from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.engine_config import EngineConfig
 from dualpath_sglang.hooks import guarded
 from dualpath_sglang.secondpath import adapter, sglang_pool
-from dualpath_sglang.secondpath.checks import unsupported
+from dualpath_sglang.secondpath.checks import advice, unsupported
 from dualpath_sglang.secondpath.engine import SecondPath
 from dualpath_sglang.secondpath.info import engine_info
 
@@ -52,6 +52,8 @@ def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs:
             raise StartupError(f"DualPath: {len(problems)} unsupported settings:\n{lines}")
         path = SecondPath(scheduler, scheduler.tree_cache, role, EngineConfig.from_env(os.environ))
         sglang_pool.divert_prefetches(scheduler.tree_cache, path)
+        if warning := advice(*sglang_pool.pool_tokens(scheduler.tree_cache)):
+            log.warning("DualPath: %s", warning)
         log.info("DualPath: second path of a %s engine, %s", role, path.describe())
     return result
 

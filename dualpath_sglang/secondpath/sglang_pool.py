@@ -87,6 +87,12 @@ def anchor_pool(cache: Any) -> Any:
     return cache.cache_controller.storage_host_pool
 
 
+def pool_tokens(cache: Any) -> tuple[int, int]:
+    """Of the host pool and of the device pool."""
+    pool = anchor_pool(cache)
+    return int(pool.size), int(pool.device_pool.size)
+
+
 def free_set(cache: Any) -> set[int]:
     """Pages that the pool would give out."""
     pool = anchor_pool(cache)

@@ -185,6 +185,20 @@ def prompt(rng: random.Random, pages: int, rest: int = 5, page: int = 16) -> lis
     return [rng.randrange(300, 4000) for _ in range(pages * page + rest)]
 
 
+def plain(reference: str, tokens: list[int], output: int = 8) -> list[int]:
+    """The plain engine's greedy tokens."""
+    body = {
+        "input_ids": tokens,
+        "sampling_params": {"temperature": 0, "max_new_tokens": output, "ignore_eos": True},
+    }
+    request = urllib.request.Request(
+        f"{reference}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        found: list[int] = json.loads(reply.read())["output_ids"]
+    return found
+
+
 def _hints(plan: Plan | None) -> dict[str, Any]:
     return {"kv_hints": to_kv_hints(plan)} if plan is not None else {}
 

@@ -4,14 +4,12 @@ plan says, D stages what it says, and the store is read once."""
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import random
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from second_path_rig import Duo, duo, prompt
+from second_path_rig import Duo, duo, plain, prompt
 
 KV = 4096
 """Bytes per token of the default test model."""
@@ -19,14 +17,11 @@ PAGES = 40
 
 
 @pytest.fixture(
-    scope="module",
-    params=[16, pytest.param(64, marks=pytest.mark.full)],
-    ids=lambda page: f"page{page}",
+    params=[16, pytest.param(64, marks=pytest.mark.full)], ids=lambda page: f"page{page}"
 )
-def pair16_64(
-    request: pytest.FixtureRequest, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Duo]:
-    with duo(model_dir, tmp_path_factory.mktemp("duo"), page=request.param) as made:
+def pair16_64(request: pytest.FixtureRequest, model_dir: Path, tmp_path: Path) -> Iterator[Duo]:
+    """For one test only: with `small` beside it there would be too many engines."""
+    with duo(model_dir, tmp_path, page=request.param) as made:
         yield made
 
 
@@ -36,20 +31,6 @@ def small(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("small")
     with duo(model_dir, folder, max_total_tokens=4096, hicache_ratio=2.0) as made:
         yield made
-
-
-def plain(reference: str, tokens: list[int], output: int = 8) -> list[int]:
-    """The plain engine's greedy tokens."""
-    body = {
-        "input_ids": tokens,
-        "sampling_params": {"temperature": 0, "max_new_tokens": output, "ignore_eos": True},
-    }
-    request = urllib.request.Request(
-        f"{reference}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=120) as reply:
-        found: list[int] = json.loads(reply.read())["output_ids"]
-    return found
 
 
 def test_every_split_gives_the_tokens_and_reads_once(pair16_64: Duo, reference: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dualpath_sglang.secondpath.checks import unsupported
+from dualpath_sglang.secondpath.checks import advice, unsupported
 
 RIGHT: dict[str, Any] = {
     "disaggregation_mode": "decode",
@@ -96,9 +96,8 @@ def test_all_are_listed_at_once() -> None:
     assert len(found(tp_size=4, enable_lora=True, hicache_write_policy="write_back")) == 3
 
 
-def controller(storage: bool = True, mla: bool = False) -> SimpleNamespace:
-    config = SimpleNamespace(is_mla_model=mla)
-    return SimpleNamespace(enable_storage=storage, storage_config=config)
+def controller(storage: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(enable_storage=storage)
 
 
 def cache(**changes: Any) -> SimpleNamespace:
@@ -120,10 +119,14 @@ def cache(**changes: Any) -> SimpleNamespace:
         ({"tree_core": SimpleNamespace(is_eagle=True)}, "pairs of tokens"),
         ({"cache_controller": None}, "no host pool"),
         ({"cache_controller": controller(storage=False)}, "no store"),
-        ({"cache_controller": controller(mla=True)}, "MLA"),
     ],
 )
 def test_the_built_cache_is_looked_at(change: dict[str, Any], said: str) -> None:
     problems = unsupported(SimpleNamespace(**RIGHT), cache(**change))
     assert len(problems) == bool(said)
     assert said in "".join(problems)
+
+
+def test_a_small_host_pool_is_warned_of() -> None:
+    assert advice(host_tokens=2_000, device_tokens=1_000) == ""
+    assert "--hicache-ratio" in advice(host_tokens=1_999, device_tokens=1_000)
