@@ -28,7 +28,8 @@ class EngineConfig:
     not count, the plan's own deadline does.
     lease_s: how long pages stay for a prefill engine that says nothing.
     pin_fraction: most of the host pool that a decode engine stages and pins.
-    verify_pages: compare checksums of pulled pages (3 us of each side's CPU for 64 KiB).
+    verify_pages: compare checksums of pulled pages (4 us of each side's CPU for 64 KiB: 80 to 300
+    Gbit/s of one thread, `benchmarks/verify_pages.py`).
     store_bytes_per_s, peer_bytes_per_s: limits (0: none).
     peer_protocol, peer_device: of the transfer engine.
     check: compare the pool's books when idle (idle: at most once a second; always: 20 times a
