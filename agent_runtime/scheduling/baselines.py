@@ -69,12 +69,15 @@ def _split(
     for name in (placed.prefill, placed.decode):
         if name not in planning:
             return replace(placed, reason=f"{placed.reason}; no plan: {name!r} takes none")
+    prefills = sum(engine.id in planning for engine in view.of_role("prefill"))
+    decodes = sum(engine.id in planning for engine in view.of_role("decode"))
     sides = Sides(
-        prefill_engines=sum(engine.id in planning for engine in view.of_role("prefill")),
-        decode_engines=sum(engine.id in planning for engine in view.of_role("decode")),
+        prefill_engines=prefills,
+        decode_engines=decodes,
         prefill_tokens=reading[placed.prefill],
         decode_tokens=reading[placed.decode],
-        turn=splits,
+        # Once round the engines: turn by turn, of two engines one would always have the same path.
+        turn=splits // max(prefills, decodes),
     )
     split = choose_split(view.split_policy, turn.cached_pages, sides)
     assert split is not None

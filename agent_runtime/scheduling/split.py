@@ -19,8 +19,8 @@ SPLIT_POLICIES: tuple[str, ...] = get_args(SplitPolicy)
 @dataclass(frozen=True)
 class Sides:
     """What a split is chosen from. Engines: healthy ones that take plans. Tokens: what the router
-    has given the chosen engine to read and has not seen the end of. `turn`: how many turns have
-    been split so far."""
+    has given the chosen engine to read and has not seen the end of. `turn`: how many times the
+    engines have had their turn so far."""
 
     prefill_engines: int = 1
     decode_engines: int = 1

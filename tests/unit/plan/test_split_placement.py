@@ -54,11 +54,12 @@ def test_split_by_fleet(prefill: int, decode: int, k: int) -> None:
     assert f"split over {prefill}P{decode}D" in placed.reason
 
 
-def test_decode_engines_take_turns_and_paths_alternate() -> None:
+def test_paths_alternate_so_that_every_engine_has_both() -> None:
     turns = [turn(i, 8) for i in range(4)]
     placed = place(view("round_robin", fleet(1, 2)), *turns)
-    assert [p.decode for p in placed] == ["d0", "d1", "d0", "d1"]
-    assert [p.split for p in placed] == [0, 8, 0, 8]
+    assert [(p.decode, p.split) for p in placed] == [("d0", 0), ("d1", 0), ("d0", 8), ("d1", 8)]
+    placed = place(view("round_robin", fleet(2, 1)), *turns)
+    assert [(p.prefill, p.split) for p in placed] == [("p0", 0), ("p1", 0), ("p0", 8), ("p1", 8)]
 
 
 def test_paths_go_on_alternating_in_the_next_pass() -> None:
