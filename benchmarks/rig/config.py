@@ -87,6 +87,12 @@ class RigConfig:
             if isinstance(value, int | float) and f.name != "seed" and value <= 0:
                 raise ConfigError(f"{f.name} must be above 0, not {value}", field=f.name)
 
+    def inflight(self, prefill_engines: int) -> int:
+        """For so many prefill engines: they share host memory, and turns do not end in the order
+        that they were placed in, so that one engine has at times more than its part."""
+        spare = prefill_engines if prefill_engines > 1 else 0
+        return max(prefill_engines, self.max_inflight - spare)
+
     @property
     def digest(self) -> str:
         """Runs with another digest are not comparable."""

@@ -72,6 +72,7 @@ def arm_config(
     flags = shown_flags(prefill.command)
     decoders = sum(part.role == "decode" for part in engines.values())
     decode = config.decode_pools.shared(decoders)
+    inflight = config.inflight(len(engines) - decoders)
     return {
         "hooks": prefill.env["DUALPATH_ENGINE_HOOKS"],
         "shaped": arm.shaped,
@@ -83,7 +84,7 @@ def arm_config(
         "decode_pools": asdict(decode) | {"engines": decoders},
         "prefetch_policy": flags.get("hicache-storage-prefetch-policy", config.prefetch_policy),
         "page_size": config.page_size,
-        "router": f"agent_runtime, round robin, at most {config.max_inflight} turns in flight",
+        "router": f"agent_runtime, round robin, at most {inflight} turns in flight",
         "trace": workload.digest,
         "sessions": len(workload.sessions),
         "working_set": workload.working_set,

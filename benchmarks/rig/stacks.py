@@ -121,7 +121,7 @@ class StackPlan:
                 split_policy=arm.split,
                 store_admin_url=admin_url if arm.ours else "",
                 plan_deadline_s=LOAD_DEADLINE_S,
-                max_inflight=self.config.max_inflight,
+                max_inflight=self.config.inflight(sum(e.role == "prefill" for e in engines)),
                 turn_deadline_s=self.config.turn_timeout_s,
             ),
             run_dir=str(self.out / "run" / f"router-{arm.split}"),

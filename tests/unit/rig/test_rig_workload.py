@@ -34,6 +34,16 @@ def test_pools_hold_the_longest_session() -> None:
         assert sum(longest[: config.max_inflight - 1]) < pools.host_tokens / 2
 
 
+@pytest.mark.parametrize("engines", [1, 2, 3])
+def test_the_engines_of_a_role_share_what_is_in_flight(engines: int) -> None:
+    """One more than its part on one of them still fits into the half of its host memory."""
+    config = RigConfig()
+    longest = sorted((session.longest for session in build(config)), reverse=True)
+    part = -(-config.inflight(engines) // engines) + (engines > 1)
+    assert config.inflight(engines) >= engines
+    assert sum(longest[: part - 1]) < config.prefill_pools.shared(engines).host_tokens / 2
+
+
 def test_measured_turns_are_those_of_the_trajectory() -> None:
     for session in build(CONFIG):
         measured = session.measured()
