@@ -16,20 +16,26 @@ KV = 4096
 PAGES = 40
 
 
-@pytest.fixture(
-    params=[16, pytest.param(64, marks=pytest.mark.full)], ids=lambda page: f"page{page}"
-)
+SIZES = [
+    pytest.param(16, id="page16"),
+    pytest.param(64, id="page64", marks=pytest.mark.full),
+]
+
+
+@pytest.fixture(params=SIZES)
 def pair16_64(request: pytest.FixtureRequest, model_dir: Path, tmp_path: Path) -> Iterator[Duo]:
     """For one test only: with `small` beside it there would be too many engines."""
     with duo(model_dir, tmp_path, page=request.param) as made:
         yield made
 
 
-@pytest.fixture(scope="module")
-def small(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
-    """Pools of 256 device pages and 512 host pages, far less than what the test works with."""
-    folder = tmp_path_factory.mktemp("small")
-    with duo(model_dir, folder, max_total_tokens=4096, hicache_ratio=2.0) as made:
+@pytest.fixture(scope="module", params=SIZES)
+def small(
+    request: pytest.FixtureRequest, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Duo]:
+    """Pools of 4,096 and, in host memory, 8,192 tokens, far less than what the test works with."""
+    pools = {"max_total_tokens": 4096, "hicache_ratio": 2.0}
+    with duo(model_dir, tmp_path_factory.mktemp("small"), page=request.param, **pools) as made:
         yield made
 
 
@@ -64,9 +70,9 @@ def test_every_split_gives_the_tokens_and_reads_once(pair16_64: Duo, reference: 
 
 def test_the_next_turn_stages_only_what_is_new(small: Duo, reference: str) -> None:
     rng = random.Random(3)
-    made = small
-    first = prompt(rng, 20, rest=0)
-    second = first + prompt(rng, 10)
+    made, page = small, small.page
+    first = prompt(rng, 20, rest=0, page=page)
+    second = first + prompt(rng, 10, page=page)
     assert made.without_plan(second).tokens == plain(reference, second)
     made.settle()
     made.flush()
@@ -75,17 +81,17 @@ def test_the_next_turn_stages_only_what_is_new(small: Duo, reference: str) -> No
     answer = made.ask(second, made.plan(30, 25))
     assert answer.tokens == plain(reference, second)
     moved = made.moved(before)
-    assert moved.get("store_to_decode", 0) == 5 * 16 * KV
-    assert moved.get("decode_to_prefill", 0) == 5 * 16 * KV
-    assert moved.get("store_to_prefill", 0) == 5 * 16 * KV
+    assert moved.get("store_to_decode", 0) == 5 * page * KV
+    assert moved.get("decode_to_prefill", 0) == 5 * page * KV
+    assert moved.get("store_to_prefill", 0) == 5 * page * KV
 
 
 def test_a_plan_that_is_wrong_or_lost_costs_time_only(small: Duo, reference: str) -> None:
     rng = random.Random(4)
-    made = small
-    tokens = prompt(rng, 20)
+    made, page = small, small.page
+    tokens = prompt(rng, 20, page=page)
     expected = plain(reference, tokens)
-    made.without_plan(tokens[: 12 * 16 + 1])
+    made.without_plan(tokens[: 12 * page + 1])
     made.settle()
     for n, k in ((20, 20), (20, 16), (20, 5), (12, 6), (3, 2)):
         made.flush()
@@ -107,20 +113,20 @@ def test_many_sessions_share_prefixes_under_pressure(small: Duo, reference: str)
     page that is lost or in two places.
     """
     rng = random.Random(11)
-    made = small
-    bases = [prompt(rng, rng.randrange(30, 70), rest=0) for _ in range(20)]
+    made, page = small, small.page
+    bases = [prompt(rng, rng.randrange(30, 70) * 16 // page, rest=0, page=page) for _ in range(20)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda base: made.without_plan([*base, 7], output=1), bases))
     made.settle()
     jobs = []
     for _ in range(60):
         base = rng.choice(bases)
-        cut = rng.randrange(8, len(base) // 16 + 1) * 16
+        cut = rng.randrange(128 // page, len(base) // page + 1) * page
         jobs.append(base[:cut] + prompt(rng, 0, rest=rng.randrange(1, 40)))
 
     def run(i: int) -> list[int] | None:
         own = random.Random(i)
-        n = (len(jobs[i]) - 1) // 16
+        n = (len(jobs[i]) - 1) // page
         k = own.choice([0, 1, n // 2, n - 1, n, own.randrange(n + 1)])
         plan, fate = made.plan(n, k), own.random()
         if fate < 0.15:

@@ -220,10 +220,16 @@ def test_the_store_dies(start: Start, part: str) -> None:
 
 
 @pytest.mark.full
-def test_the_client_goes_while_pages_are_staged(start: Start) -> None:
-    made = start(env=SLOW)
+@pytest.mark.parametrize("slow", ["STORE", "PEER"])
+def test_the_client_goes_at_every_stage(start: Start, slow: str) -> None:
+    """While D stages or P pulls, for about 5 s, at the end of it, and while tokens are made."""
+    made = start(env={f"DUALPATH_ENGINE_{slow}_BYTES_PER_S": "400000"})
     tokens, right = stored(made)
-    for after in (0.05, 0.5, 1.5, 3.0):
-        made.ask(tokens, made.plan(PAGES, PAGES), abort_after_s=after)
+    for after in (0.05, 0.5, 1.5, 3.0, 5.2, 7.0):
+        made.ask(tokens, made.plan(PAGES, PAGES), output=1000, abort_after_s=after)
         made.flush()
-    assert made.ask(tokens, made.plan(PAGES, PAGES // 2)).tokens == right
+        counts = made.counts("decode")
+        assert counts.get("pinned", 0) == counts.get("exchanges", 0) == 0, after
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.tokens == right
+    assert answer.prefill["peer"] == PAGES // 2 * 16
