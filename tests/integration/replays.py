@@ -24,11 +24,15 @@ KV_BYTES_PER_TOKEN = 4096
 
 
 def agent_sessions(trace: Path) -> Workload:
-    """20 sessions x 8 turns: the SWE-bench trace scaled down, or generated ones of its shape."""
+    """20 sessions x 8 turns: the SWE-bench trace scaled down, or generated ones of its shape.
+
+    So small that after a restart the prompts of all sessions fit into half of a host pool: SGLang
+    declines to prefetch more than that at a time, and computes instead.
+    """
     filters = Filters(SESSIONS, TURNS, TURNS, 2048)
     if trace.is_file():
         return load(WorkloadOptions(trace=trace, scale=0.1, filters=filters))
-    return load(WorkloadOptions(generate="32k", scale=0.15, filters=filters))
+    return load(WorkloadOptions(generate="32k", scale=0.05, filters=filters))
 
 
 def replay_with_restart(
