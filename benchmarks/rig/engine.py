@@ -1,14 +1,15 @@
 """`python -m benchmarks.rig.engine ...`: an engine whose polling threads step back.
 
-The same in every arm. It belongs to CPU support; once `CPU_HOOKS` has `POLLING_HOOKS` this is the
-plain launcher.
+The same in every arm. Of the rig only: it helps where threads that poll outnumber the cores, and
+only with the kernel's autogroups off (`autogroup.py`).
 """
 
 from __future__ import annotations
 
-# First: it puts the shims in place that every later import needs.
+# `launch` puts the shims in place that every import of SGLang needs; none comes before it.
+from benchmarks.rig import polling
 from dualpath_sglang import launch
-from dualpath_sglang.cpu import hooks, polling
+from dualpath_sglang.cpu import hooks
 
 
 def add_hooks() -> None:

@@ -128,8 +128,8 @@ def test_each_engine_runs_on_its_node_with_an_address_per_network() -> None:
 
 
 def test_engines_of_the_rig_have_threads_that_step_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.rig import engine
-    from dualpath_sglang.cpu import hooks, polling
+    from benchmarks.rig import engine, polling
+    from dualpath_sglang.cpu import hooks
 
     monkeypatch.setattr(hooks, "CPU_HOOKS", hooks.CPU_HOOKS)
     for _ in range(2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from dualpath_sglang.cpu.polling import POLLING_HOOKS, around_transfer
+from benchmarks.rig.polling import POLLING_HOOKS, around_transfer
 from dualpath_sglang.cpu.shims import install_shims
 from dualpath_sglang.hooks import check_targets
 
