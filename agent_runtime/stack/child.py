@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,8 @@ class Child:
     def _guard_lost(self) -> None:
         """The guard went without a word. The kernel kills the component with it, not the rest."""
         _kill_tagged(self._tag)
+        for folder in Path(os.environ.get("TMPDIR") or "/tmp").glob(f"dualpath-{self.guard_pid}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
         self.error, self.exit_code = GUARD_LOST, -signal.SIGKILL
         self.exited.set()
 

@@ -12,6 +12,9 @@ new session or orphaned, stays below it in the process tree. It ends the whole t
   * the component has ended by itself.
 If the guard itself is killed, the kernel kills the component (PR_SET_PDEATHSIG).
 
+The component gets a folder of its own as TMPDIR, which goes with it: SGLang leaves a dozen sockets
+and empty files per engine in the temporary folder (`tempfile.NamedTemporaryFile(delete=False)`).
+
 Lines on the status pipe: `pid N`, then `exit CODE` (negative: signal) as soon as the component
 is gone, or `error TEXT` when it could not be started; end of file when the tree is gone.
 """
@@ -42,15 +45,37 @@ def main(argv: list[str]) -> int:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wakeup = _wake_on_signals()
     os.set_inheritable(status_fd, False)
-    child = _start(command, libc, status_fd)
-    if child is None:
+    try:
+        temporary = _temporary_folder()
+    except OSError as error:
+        _tell(status_fd, f"error no temporary folder: {error}")
         return 127
-    _tell(status_fd, f"pid {child}")
-    asked = _watch(child, wakeup, parent, status_fd)
-    if asked is not None:
-        _end_group(child, 0.0 if asked == "now" else grace_s, wakeup, status_fd)
-    _end_tree(0.0 if asked == "now" else TREE_GRACE_S)
+    try:
+        child = _start(command, libc, status_fd)
+        if child is None:
+            return 127
+        _tell(status_fd, f"pid {child}")
+        asked = _watch(child, wakeup, parent, status_fd)
+        if asked is not None:
+            _end_group(child, 0.0 if asked == "now" else grace_s, wakeup, status_fd)
+        _end_tree(0.0 if asked == "now" else TREE_GRACE_S)
+    finally:
+        _remove(temporary)
     return 0
+
+
+def _temporary_folder() -> str:
+    """Made and set as TMPDIR of what is started from here. Short: sockets lie in it."""
+    path = f"{os.environ.get('TMPDIR') or '/tmp'}/dualpath-{os.getpid()}-{time.time_ns():x}"
+    os.mkdir(path, 0o700)
+    os.environ["TMPDIR"] = path
+    return path
+
+
+def _remove(folder: str) -> None:
+    import shutil  # here, when nobody waits: it takes as long to import as all else together
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(command: list[str], libc: ctypes.CDLL, status_fd: int) -> int | None:

@@ -72,3 +72,12 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[i
         return found
 
     return find
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where components find room for temporary files."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder

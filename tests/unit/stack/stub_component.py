@@ -2,7 +2,8 @@
 
 Run by the supervisor tests in place of the master, storage node, engines, renderer and router.
 Unknown arguments (the real flags) are ignored. STUB_* variables choose the behaviour:
-  STUB_MODE   ready | silent | crash | deaf (ignores SIGTERM) | family (leaves grandchildren)
+  STUB_MODE   ready | silent | crash | deaf (ignores SIGTERM)
+              | family (leaves grandchildren and a temporary file)
   STUB_LINES  text printed before anything else
   STUB_FILE   for `flaky`: crashes on start while the file exists
 """
@@ -41,7 +42,9 @@ def listen() -> None:
 
 
 def start_family() -> None:
-    """A grandchild in its own session, and one that is orphaned at once."""
+    """A grandchild in its own session, one that is orphaned at once, and a forgotten file."""
+    with open(os.environ["TMPDIR"] + "/forgotten", "w"):
+        pass
     sleeper = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
     subprocess.Popen(sleeper, start_new_session=True)
     if os.fork() == 0:

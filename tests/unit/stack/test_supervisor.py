@@ -68,12 +68,22 @@ def test_all_kinds_start_and_stop(make_config: Make, stubs: Programs, left: Left
     assert {c["state"] for c in status["components"]} == {"stopped"}
 
 
-def test_stop_takes_grandchildren_in_other_sessions(
-    make_config: Make, stubs: Programs, left: Left
+def test_stop_takes_grandchildren_in_other_sessions_and_temporary_files(
+    make_config: Make, stubs: Programs, left: Left, temporary: Path
 ) -> None:
     with Stack(make_config(engines=engine("family")), programs=stubs).start():
         assert len(left()) == 4  # guard, stub, two grandchildren
+        assert list(temporary.glob("*/forgotten"))
     assert left() == []
+    assert not list(temporary.iterdir())
+
+
+def test_without_a_temporary_folder(
+    make_config: Make, stubs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/does/not/exist")
+    with pytest.raises(StartupError, match="no temporary folder"):
+        Stack(make_config(engines=engine("ready")), programs=stubs).start()
 
 
 def test_a_component_that_ignores_sigterm_is_killed(
@@ -87,7 +97,7 @@ def test_a_component_that_ignores_sigterm_is_killed(
 
 @pytest.mark.parametrize("mode", ["family", "deaf"])
 def test_nothing_is_left_when_the_parent_is_killed(
-    mode: str, stubs: Programs, left: Left, tmp_path: Path, model: str
+    mode: str, stubs: Programs, left: Left, temporary: Path, tmp_path: Path, model: str
 ) -> None:
     script = f"""
 import time
@@ -113,11 +123,11 @@ time.sleep(600)
     assert len(left()) >= 3
     parent.kill()
     parent.wait()
-    wait_until(lambda: left() == [], 5.0)
+    wait_until(lambda: left() == [] and not list(temporary.glob("dualpath-[0-9]*")), 5.0)
 
 
 def test_nothing_is_left_when_a_guard_is_killed(
-    make_config: Make, stubs: Programs, left: Left
+    make_config: Make, stubs: Programs, left: Left, temporary: Path
 ) -> None:
     stack = Stack(make_config(engines=engine("family")), programs=stubs).start()
     child = stack._keepers["plain-0"].child
@@ -125,7 +135,7 @@ def test_nothing_is_left_when_a_guard_is_killed(
     os.kill(child.guard_pid, signal.SIGKILL)
     with pytest.raises(StartupError, match="guard process was killed"):
         stack.wait(timeout=5.0)
-    wait_until(lambda: left() == [], 5.0)
+    wait_until(lambda: left() == [] and not list(temporary.iterdir()), 5.0)
 
 
 KINDS = ["master", "store", "prefill-0", "decode-0", "renderer", "router"]
