@@ -27,14 +27,19 @@ help:
 
 setup: $(READY)
 
-# Missing system libraries are installed where we may; otherwise the command is printed.
+# Missing system packages are installed where we may; otherwise the command is printed. A compiler
+# and headers: SGLang compiles the hash of its page keys on the machine that serves.
 system:
 	@missing=""; \
 	ldconfig -p 2>/dev/null | grep -q 'libibverbs\.so\.1' || missing="$$missing libibverbs1"; \
 	ldconfig -p 2>/dev/null | grep -q 'libnuma\.so\.1' || missing="$$missing libnuma1"; \
 	{ command -v ip && command -v tc; } >/dev/null || missing="$$missing iproute2"; \
+	command -v c++ >/dev/null || missing="$$missing g++"; \
+	echo '#include <openssl/sha.h>' | c++ -E -x c++ - >/dev/null 2>&1 || missing="$$missing libssl-dev"; \
 	[ -n "$(PYTHON)" ] || missing="$$missing python3"; \
 	"$(or $(PYTHON),false)" -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	"$(or $(PYTHON),false)" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null \
+	  || missing="$$missing python3-dev"; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ]; then sudo=""; elif command -v sudo >/dev/null; then sudo="sudo"; \
 	else echo "missing system packages; as root: apt-get install -y$$missing" >&2; exit 1; fi; \

@@ -71,12 +71,26 @@ def verify_installed() -> None:
 def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     verify_installed()
     metrics.set_role(sglang_api.role_of(scheduler))
+    if sglang_api.reads_store(scheduler):
+        _compile_page_hash()
     return result
+
+
+def _compile_page_hash() -> None:
+    """Before the first request, and with an end that names the cause where it cannot be done."""
+    try:
+        sglang_api.compile_page_hash()
+    except RuntimeError as error:
+        raise StartupError(
+            "DualPath: SGLang cannot compile the hash of its page keys, without which nothing is "
+            "read from the store. It needs a C++ compiler, Python.h and openssl/sha.h (Debian: "
+            f"apt-get install g++ python3-dev libssl-dev): {error.__cause__ or error}"
+        ) from error
 
 
 VERIFY_HOOK = Hook(
     "sglang.srt.managers.scheduler.Scheduler.init_disaggregation",
     "after",
     after_init_disaggregation,
-    "a scheduler process with hooks missing must not serve",
+    "a scheduler process with hooks missing, or without page keys, must not serve",
 )

@@ -25,6 +25,21 @@ def role_of(scheduler: Any) -> str:
     return str(scheduler.disaggregation_mode.value)
 
 
+def reads_store(scheduler: Any) -> bool:
+    return bool(getattr(scheduler.server_args, "hicache_storage_backend", None))
+
+
+def compile_page_hash() -> None:
+    """SGLang compiles the hash of its page keys when it first needs one: seconds within a request,
+    and every later prefetch fails where that fails (`mem_cache/cpp_utils/native_hash.py`).
+
+    Raises RuntimeError.
+    """
+    from sglang.srt.mem_cache.utils import get_hash_str
+
+    get_hash_str([0])
+
+
 def prompt_tokens(req: Any) -> int:
     return len(req.origin_input_ids)
 

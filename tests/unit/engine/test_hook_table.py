@@ -107,3 +107,27 @@ def test_a_failing_body_falls_back_and_is_logged_once(caplog: pytest.LogCaptureF
     assert [r.message for r in caplog.records] == [
         "DualPath: the thing failed; going on without it"
     ]
+
+
+@pytest.mark.parametrize("store", ["mooncake", None])
+def test_an_engine_that_cannot_compile_page_keys_does_not_serve(
+    store: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sglang.srt.mem_cache import utils
+
+    from dualpath_sglang import plugin
+
+    def fail(*_: Any) -> str:
+        raise RuntimeError("Failed to load") from OSError("no c++ here")
+
+    monkeypatch.setattr(utils, "get_hash_str", fail)
+    monkeypatch.setenv("DUALPATH_ENGINE_HOOKS", "off")
+    scheduler = types.SimpleNamespace(
+        disaggregation_mode=types.SimpleNamespace(value="prefill"),
+        server_args=types.SimpleNamespace(hicache_storage_backend=store),
+    )
+    if store is None:
+        assert plugin.after_init_disaggregation("as it was", scheduler) == "as it was"
+        return
+    with pytest.raises(StartupError, match=r"apt-get install g\+\+ .*libssl-dev\): no c\+\+ here"):
+        plugin.after_init_disaggregation(None, scheduler)
