@@ -33,6 +33,7 @@ system:
 	@missing=""; \
 	ldconfig -p 2>/dev/null | grep -q 'libibverbs\.so\.1' || missing="$$missing libibverbs1"; \
 	ldconfig -p 2>/dev/null | grep -q 'libnuma\.so\.1' || missing="$$missing libnuma1"; \
+	ldconfig -p 2>/dev/null | grep -q 'libcurl\.so\.4' || missing="$$missing libcurl4"; \
 	{ command -v ip && command -v tc; } >/dev/null || missing="$$missing iproute2"; \
 	command -v c++ >/dev/null || missing="$$missing g++"; \
 	echo '#include <openssl/sha.h>' | c++ -E -x c++ - >/dev/null 2>&1 || missing="$$missing libssl-dev"; \
