@@ -7,6 +7,8 @@ says so.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from dualpath_sglang.contract.report import META_KEY, TurnReport
@@ -33,10 +35,13 @@ def compile_page_hash() -> None:
     """SGLang compiles the hash of its page keys when it first needs one: seconds within a request,
     and every later prefetch fails where that fails (`mem_cache/cpp_utils/native_hash.py`).
 
+    Changes PATH: torch looks for ninja there alone, pip puts it beside the interpreter.
     Raises RuntimeError.
     """
     from sglang.srt.mem_cache.utils import get_hash_str
 
+    beside = os.path.dirname(sys.executable)
+    os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), beside))
     get_hash_str([0])
 
 
