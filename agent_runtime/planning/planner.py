@@ -105,7 +105,7 @@ class Planner:
             n=cached.pages,
             k=placed.split,
             page=fleet.layout.page_size,
-            peers=fleet.exports[placed.decode],
+            peer=fleet.exports[placed.decode],
             deadline_ms=self._deadline_ms,
             fingerprint=fleet.fingerprint,
         )

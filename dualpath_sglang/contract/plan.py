@@ -43,7 +43,7 @@ PAGE_MISMATCH = "page_mismatch"
 CLAMPED_N = "clamped_n"
 CLAMPED_K = "clamped_k"
 CLAMPED_DEADLINE = "clamped_deadline"
-CLAMPED_PEERS = "clamped_peers"
+CLAMPED_PEER = "clamped_peer"
 IGNORED = (
     MALFORMED_ENVELOPE,
     UNKNOWN_ACTION,
@@ -52,7 +52,7 @@ IGNORED = (
     MALFORMED_PLAN,
     PAGE_MISMATCH,
 )
-CLAMPED = (CLAMPED_N, CLAMPED_K, CLAMPED_DEADLINE, CLAMPED_PEERS)
+CLAMPED = (CLAMPED_N, CLAMPED_K, CLAMPED_DEADLINE, CLAMPED_PEER)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Plan:
     """0 <= k <= n, in pages of `page` tokens from page 0 of the prompt.
 
     n: leading pages that are in the store. k: pages that D stages and P pulls from it; P reads
-    [k, n) itself. peers: `host:port` of D's export server for each rank. deadline_ms: counts from
+    [k, n) itself. peer: `host:port` of D's export server for each rank. deadline_ms: counts from
     the moment an engine receives the plan. fingerprint: of the decode engine (`EngineInfo`).
     An exchange between P and D is known by bootstrap room and plan_id.
     """
@@ -69,14 +69,14 @@ class Plan:
     n: int
     k: int
     page: int
-    peers: tuple[str, ...]
+    peer: tuple[str, ...]
     deadline_ms: int
     fingerprint: str
 
 
 def to_kv_hints(plan: Plan) -> dict[str, Any]:
     """The envelope that goes into both bodies."""
-    payload = dataclasses.asdict(plan) | {"peers": list(plan.peers)}
+    payload = dataclasses.asdict(plan) | {"peer": list(plan.peer)}
     action = {
         "action_id": ACTION_ID,
         "action_type": ACTION_TYPE,
@@ -134,18 +134,18 @@ def _plan_of(action: object, counters: Counters) -> Plan | None:
         return _ignored(MALFORMED_PLAN, counters)
     n = _within(payload["n"], 0, MAX_PAGES, CLAMPED_N, counters)
     k = _within(payload["k"], 0, n, CLAMPED_K, counters)
-    peers = _peers(payload["peers"])
-    if peers is None or (k > 0 and not peers):
+    peer = _ranks(payload["peer"])
+    if peer is None or (k > 0 and not peer):
         # Nobody to pull from: P reads all of it.
-        _count(CLAMPED_PEERS, counters)
-        k, peers = 0, ()
+        _count(CLAMPED_PEER, counters)
+        k, peer = 0, ()
     deadline = _within(payload["deadline_ms"], 1, MAX_DEADLINE_MS, CLAMPED_DEADLINE, counters)
     return Plan(
         plan_id=payload["plan_id"],
         n=n,
         k=k,
         page=payload["page"],
-        peers=peers,
+        peer=peer,
         deadline_ms=deadline,
         fingerprint=payload["fingerprint"],
     )
@@ -157,15 +157,15 @@ def _usable(payload: Mapping[Any, Any]) -> bool:
     return (
         numbers
         and 1 <= payload["page"] <= MAX_PAGE_TOKENS
-        and isinstance(payload.get("peers"), list | tuple)
+        and isinstance(payload.get("peer"), list | tuple)
         and _matches(PLAN_ID, payload.get("plan_id"))
         and _matches(FINGERPRINT, payload.get("fingerprint"))
     )
 
 
-def _peers(given: list[Any] | tuple[Any, ...]) -> tuple[str, ...] | None:
+def _ranks(given: list[Any] | tuple[Any, ...]) -> tuple[str, ...] | None:
     """None when one of them is no `host:port`: ranks pair by position, so none can be left out."""
-    usable = len(given) <= MAX_PEERS and all(_is_peer(peer) for peer in given)
+    usable = len(given) <= MAX_PEERS and all(_is_peer(rank) for rank in given)
     return tuple(given) if usable else None
 
 

@@ -75,8 +75,8 @@ class SecondPath(Machinery):
         plan = self.plan_for(req)
         handle = adapter.handle_of(req)
         entry = self.requests.follow(req, handle, adapter.room_of(req), plan, self.clock.now())
-        if plan is not None and plan.k > 0 and self.client is not None and plan.peers:
-            self.client.warm(plan.peers[0])
+        if plan is not None and plan.k > 0 and self.client is not None and plan.peer:
+            self.client.warm(plan.peer[0])
         elif self.staging is not None and (plan is None or plan.k == 0):
             self.exports.refuse(entry.room)
         return entry
@@ -106,7 +106,7 @@ class SecondPath(Machinery):
             load.on_landed = self._show_landed
         self.loads.add(load)
         if peer_pages and self.client is not None and plan is not None:
-            self.client.fetch(load, plan.peers[0], first, first + peer_pages)
+            self.client.fetch(load, plan.peer[0], first, first + peer_pages)
         return True
 
     def _show_landed(self, load: Load, pages: list[int]) -> None:
@@ -114,7 +114,7 @@ class SecondPath(Machinery):
         self.staging.show_landed(load, pages, self.clock.now())
 
     def _peer_pages(self, plan: Plan | None, first: int, count: int) -> int:
-        if self.client is None or plan is None or not plan.peers:
+        if self.client is None or plan is None or not plan.peer:
             return 0
         if len(self.holds.quarantined) > self.books.quarantine_limit:
             self.meter.fallback("quarantine_full", max(0, plan.k - first))
@@ -124,7 +124,7 @@ class SecondPath(Machinery):
     def _on_peer_over(self, load: Load) -> None:
         """D may have its pages back."""
         if self.client is not None and load.origin.plan is not None and load.origin.key:
-            self.client.done(load.origin.key, load.origin.plan.peers[0])
+            self.client.done(load.origin.key, load.origin.plan.peer[0])
 
     def _on_settled(self, load: Load, new_tokens: int) -> None:
         """After a load was committed."""

@@ -48,14 +48,14 @@ def plans(draw: st.DrawFn) -> Plan:
         n=n,
         k=draw(st.integers(0, n if endpoints else 0)),
         page=draw(st.integers(1, MAX_PAGE_TOKENS)),
-        peers=endpoints,
+        peer=endpoints,
         deadline_ms=draw(st.integers(1, MAX_DEADLINE_MS)),
         fingerprint=draw(st.text("0123456789abcdef", max_size=64)),
     )
 
 
 def as_payload(plan: Plan | None) -> dict[str, Any] | None:
-    return None if plan is None else dataclasses.asdict(plan) | {"peers": list(plan.peers)}
+    return None if plan is None else dataclasses.asdict(plan) | {"peer": list(plan.peer)}
 
 
 def schema_accepts(hints: object) -> bool:
@@ -78,7 +78,7 @@ def test_golden(path: Path) -> None:
 
 def test_the_split_golden_is_what_the_router_sends() -> None:
     case = json.loads(next(p for p in GOLDEN if p.stem == "split").read_text())
-    plan = Plan(**case["plan"] | {"peers": tuple(case["plan"]["peers"])})
+    plan = Plan(**case["plan"] | {"peer": tuple(case["plan"]["peer"])})
     assert to_kv_hints(plan) == case["hints"]
 
 
@@ -113,7 +113,7 @@ def test_a_spoilt_plan_is_ignored_or_lies_within_bounds(plan: Plan, data: st.Dat
         assert counted or hints["actions"] == []
         return
     assert 0 <= parsed.k <= parsed.n <= MAX_PAGES
-    assert parsed.k == 0 or parsed.peers
+    assert parsed.k == 0 or parsed.peer
     assert 1 <= parsed.deadline_ms <= MAX_DEADLINE_MS
     assert as_payload(parsed) == {key: payload[key] for key in as_payload(parsed) or ()} or counted
     jsonschema.validate(to_kv_hints(parsed), SCHEMA)

@@ -140,7 +140,7 @@ async def test_both_engines_get_the_same_plan_and_the_record_shows_it() -> None:
         plan = parse_kv_hints(at_decode, counted)
         assert plan is not None
         assert not counted
-        assert (plan.n, plan.k, plan.page, plan.peers) == (6, 3, 16, ("10.0.0.7:18011",))
+        assert (plan.n, plan.k, plan.page, plan.peer) == (6, 3, 16, ("10.0.0.7:18011",))
         assert (second.placement.split, second.placement.pages) == (3, 6)
         assert "split over 1P1D" in second.placement.reason
         assert [s.reading_tokens for s in router.loop.engines.values()] == [0, 0]

@@ -113,7 +113,7 @@ async def test_a_plan_says_what_was_found_and_decided() -> None:
     plan = planner.plan(placed(15, D1), cached)
     assert plan is not None
     assert (plan.n, plan.k, plan.page, plan.deadline_ms) == (40, 15, 16, 8000)
-    assert plan.peers == ("10.0.0.8:18011",)
+    assert plan.peer == ("10.0.0.8:18011",)
     assert plan.fingerprint == "f" * 16
     again = planner.plan(placed(15, D1), cached)
     assert again is not None
