@@ -34,6 +34,7 @@ PAGE_KIB = (32, 64, 256, 1024, 4096)
 """K and V of a page together, as it lies in the host pool."""
 POOL_BYTES = 256 << 20
 PULL_BYTES = 32 << 20
+READ_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ def measure(page_kib: int, here: Side, there: Side, repeat: int) -> Row:
     sums = page_sums(remote, slots[::-1])
 
     def pull() -> None:
-        if not here.transport.read(
-            there.transport.session, reads.local, reads.remote, reads.lengths
-        ):
+        reading = here.transport.read(
+            there.transport.session, reads.local, reads.remote, reads.lengths, READ_S
+        )
+        if not reading.whole:
             raise SystemExit("a read between two transfer engines of this machine failed")
 
     def check() -> None:

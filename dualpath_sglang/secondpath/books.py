@@ -23,15 +23,18 @@ class BooksError(AssertionError):
 
 
 class Bookkeeper:
-    """`DUALPATH_ENGINE_CHECK`: off; idle: once a second while idle, logged; always: at every round
-    in which the engine is idle, and a difference ends it."""
+    """`DUALPATH_ENGINE_CHECK`: off; idle: once a second while idle, logged; always: 20 times a
+    second while idle, and a difference ends the engine."""
 
     def __init__(self, second_path: SecondPath) -> None:
         self._path = second_path
         self._next = 0.0
         self._said: set[str] = set()
-        self.quarantine_limit = int(second_path.pool.pages * QUARANTINE_FRACTION)
+        self._quarantine_limit = int(second_path.pool.pages * QUARANTINE_FRACTION)
         self.checks = 0
+
+    def quarantine_is_full(self) -> bool:
+        return len(self._path.holds.quarantined) > self._quarantine_limit
 
     def tick(self, now: float) -> list[str]:
         """Differences, each logged once; empty too when it is not time to look."""
@@ -44,6 +47,9 @@ class Bookkeeper:
             return []
         if path.busy() or not adapter.is_idle(path.scheduler):
             return []
+        if not sglang_pool.is_diverted(path.cache):
+            log.warning("DualPath: the store was attached anew; prefetches are taken over again")
+            sglang_pool.divert_prefetches(path.cache, path)
         self._next = now + (ALWAYS_S if path.config.check == "always" else IDLE_S)
         return self.check_idle()
 
@@ -68,8 +74,6 @@ class Bookkeeper:
             quarantined=path.holds.quarantined,
             reserved=path.probes.reserved,
             pinned=self._pinned(),
-            idle=True,
-            quarantine_limit=self.quarantine_limit,
         )
 
     def _pinned(self) -> int:
@@ -82,7 +86,4 @@ class Bookkeeper:
         dead = sglang_pool.dead_storage_threads(path.cache)
         parts = {"store reader": path.reader, "pulling": path.client, "export server": path.server}
         dead += [name for name, part in parts.items() if part is not None and not part.alive]
-        if not sglang_pool.is_diverted(path.cache):
-            log.warning("DualPath: the store was attached anew; prefetches are taken over again")
-            sglang_pool.divert_prefetches(path.cache, path)
         return [f"thread {name} has died" for name in dead]

@@ -1,6 +1,8 @@
-"""Token bucket: a bandwidth limit for one thread that can wait."""
+"""Token bucket: a bandwidth limit for threads that can wait."""
 
 from __future__ import annotations
+
+import threading
 
 from dualpath_sglang.contract.clock import Clock
 
@@ -9,13 +11,14 @@ BURST_S = 0.05
 
 
 class TokenBucket:
-    """`rate` in bytes per second, 0: no limit. A transfer larger than the burst passes and is paid
-    for afterwards, so any size works and the long-run rate holds."""
+    """Thread-safe. `rate` in bytes per second, 0: no limit. A transfer larger than the burst
+    passes and is paid for afterwards, so any size works and the long-run rate holds."""
 
     def __init__(self, rate: float, clock: Clock) -> None:
         self._rate = rate
         self._clock = clock
         self._free_at = clock.now()
+        self._lock = threading.Lock()
 
     def quantum(self, size: int, most: int) -> int:
         """How many items of `size` bytes to move at once, at most `most`: a short burst."""
@@ -28,6 +31,7 @@ class TokenBucket:
         if self._rate <= 0:
             return 0.0
         now = self._clock.now()
-        start = max(self._free_at, now - BURST_S)
-        self._free_at = start + amount / self._rate
+        with self._lock:
+            start = max(self._free_at, now - BURST_S)
+            self._free_at = start + amount / self._rate
         return max(0.0, start - now)

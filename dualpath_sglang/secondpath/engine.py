@@ -62,6 +62,9 @@ class SecondPath(Machinery):
         if plan is not None and not adapter.is_plain_text(req):
             counts["not_plain_text"] = 1
             plan = None
+        if plan is not None and plan.fingerprint not in ("", self.fingerprint):
+            counts["other_fingerprint"] = 1
+            plan = None
         if plan is not None:
             plan = clamp(plan, adapter.matchable_tokens(req), self.pool.page_size, counts)
         for reason in counts:
@@ -98,28 +101,26 @@ class SecondPath(Machinery):
         follows = entry is not None and (self.staging is not None or not entry.settled)
         plan, key = (entry.plan, entry.key) if entry is not None and follows else (None, None)
         slots = sglang_pool.op_pages(op, size)
-        peer_pages = self._peer_pages(plan, first, len(slots))
+        peer_pages = 0
+        if self.client is not None and plan is not None and plan.peer:
+            peer_pages = min(max(plan.k - first, 0), len(slots))
         origin = Origin(first, key, plan, entry.give_up_at if entry else float("inf"))
         load = Load(op, origin, op.hash_value, slots, peer_pages, self.holds, now)
         if self.staging is not None and key is not None and key in self.exports:
             self.staging.show_load(load, now)
             load.on_landed = self._show_landed
+        if self.books.quarantine_is_full():
+            # More failed reads would cost more host pages.
+            self.meter.fallback("quarantine_full", load.pages)
+            load.seal("quarantine_full")
         self.loads.add(load)
-        if peer_pages and self.client is not None and plan is not None:
+        if peer_pages and not load.settled and self.client is not None and plan is not None:
             self.client.fetch(load, plan.peer[0], first, first + peer_pages)
         return True
 
     def _show_landed(self, load: Load, pages: list[int]) -> None:
         assert self.staging is not None
         self.staging.show_landed(load, pages, self.clock.now())
-
-    def _peer_pages(self, plan: Plan | None, first: int, count: int) -> int:
-        if self.client is None or plan is None or not plan.peer:
-            return 0
-        if len(self.holds.quarantined) > self.books.quarantine_limit:
-            self.meter.fallback("quarantine_full", max(0, plan.k - first))
-            return 0
-        return min(max(plan.k - first, 0), count)
 
     def _on_peer_over(self, load: Load) -> None:
         """D may have its pages back."""
@@ -128,21 +129,21 @@ class SecondPath(Machinery):
 
     def _on_settled(self, load: Load, new_tokens: int) -> None:
         """After a load was committed."""
-        now, size = self.clock.now(), self.pool
+        now, pool = self.clock.now(), self.pool
         entry = self.requests.get(load.owner.handle)
         if entry is None:
             return
         pages, by_peer = load.done_pages, load.peer_pages()
         if self.staging is None and entry.req is not None:
-            end = (load.origin.first_page + pages) * size.page_size
-            self.pins.pin(entry.handle, entry.req, end, size.page_size)
+            end = (load.origin.first_page + pages) * pool.page_size
+            self.pins.pin(entry.handle, entry.req, end, pool.page_size)
             self.requests.settle(entry)
         report = entry.report
-        known = max(0, pages * size.page_size - new_tokens)
-        report.peer_tokens += max(0, by_peer * size.page_size - known)
-        report.store_tokens += new_tokens - max(0, by_peer * size.page_size - known)
-        report.peer_bytes += by_peer * size.bytes_per_page
-        report.store_bytes += (pages - by_peer) * size.bytes_per_page
+        known = max(0, pages * pool.page_size - new_tokens)
+        report.peer_tokens += max(0, by_peer * pool.page_size - known)
+        report.store_tokens += new_tokens - max(0, by_peer * pool.page_size - known)
+        report.peer_bytes += by_peer * pool.bytes_per_page
+        report.store_bytes += (pages - by_peer) * pool.bytes_per_page
         report.load_s += now - load.started_at
         report.fallback = report.fallback or load.fallback
         self.meter.took("pull" if by_peer else "load", now - load.started_at)
@@ -234,12 +235,12 @@ class SecondPath(Machinery):
     def is_overdue(self, op: Any) -> bool:
         """An operation that waits for the store's answer for too long; loads end by themselves."""
         return sglang_pool.waits_for_query(op) and (
-            self.clock.now() - op.start_time > self.config.pull_deadline_s
+            self.clock.now() - op.start_time > self.deadline_s
         )
 
     def _overdue(self, entry: Followed, now: float) -> bool:
         since = max(entry.since, self.reader.progress_at)
-        return now - since > self.config.pull_deadline_s or now > entry.give_up_at
+        return now - since > self.deadline_s or now > entry.give_up_at
 
     def after_prefetch(self, entry: Followed) -> None:
         """P: SGLang was asked for a planned request's load. Nothing to load: it is settled."""

@@ -6,18 +6,24 @@ A name fires every time, `name:3` the first three times.
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Sequence
 
 from dualpath_sglang.contract.errors import ConfigError
+from dualpath_sglang.secondpath.transport import Reading, Transport
 
 NAMES = {
     "store_missing": "the last page of a store read is reported absent",
     "store_short": "the last object of a store read is reported one byte short",
     "store_error": "a store read raises",
     "store_stall": "a store read takes 60 s",
-    "peer_timeout": "a one-sided read fails after 1 s",
+    "peer_timeout": "a one-sided read fails after 1 s, its bytes may come for another 19",
     "peer_corrupt": "each exported page changes between its checksum and its announcement",
     "divert_error": "taking over a prefetch operation raises",
 }
+
+
+LATE_S = 20.0
 
 
 class Faults:
@@ -42,3 +48,35 @@ class Faults:
         with self._lock:
             self._left[name] -= 1
             return self._left[name] >= 0
+
+
+def faulty(transport: Transport, faults: Faults) -> Transport:
+    """`transport`, or one that fails where a test wants it to."""
+    return _FailingTransport(transport, faults) if "peer_timeout" in faults else transport
+
+
+class _FailingTransport:
+    def __init__(self, inner: Transport, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+
+    @property
+    def session(self) -> str:
+        return self._inner.session
+
+    def read(
+        self,
+        session: str,
+        local: Sequence[int],
+        remote: Sequence[int],
+        lengths: Sequence[int],
+        limit_s: float,
+    ) -> Reading:
+        if self._faults.fires("peer_timeout"):
+            over_at = time.monotonic() + LATE_S
+            time.sleep(1.0)
+            return Reading(False, lambda: time.monotonic() >= over_at)
+        return self._inner.read(session, local, remote, lengths, limit_s)
+
+    def renew(self) -> None:
+        self._inner.renew()

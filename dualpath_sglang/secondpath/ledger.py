@@ -14,7 +14,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Books:
-    """Page numbers at one moment, and the engine's state then. tree: null where it cannot be
+    """Page numbers at one moment in which the engine is idle. tree: null where it cannot be
     walked; it is then what the others leave. leaving: freed by SGLang at its next round. reserved:
     set apart for probes. pinned: number of pages."""
 
@@ -25,8 +25,6 @@ class Books:
     leaving: Set[int]
     quarantined: Set[int]
     pinned: int
-    idle: bool
-    quarantine_limit: int
     reserved: Set[int] = field(default_factory=frozenset)
 
 
@@ -48,14 +46,10 @@ def differences(books: Books) -> list[str]:
         found.append(f"pages outside the pool: {_some(known - everything)}")
     if books.tree is not None and everything - known:
         found.append(f"lost pages, in no place: {_some(everything - known)}")
-    if books.idle and books.owned:
+    if books.owned:
         found.append(f"idle, yet owned by an operation: {_some(books.owned)}")
-    if books.idle and books.pinned:
+    if books.pinned:
         found.append(f"idle, yet {books.pinned} pages are pinned")
-    if len(books.quarantined) > books.quarantine_limit:
-        found.append(
-            f"{len(books.quarantined)} pages in quarantine, the limit is {books.quarantine_limit}"
-        )
     return found
 
 

@@ -1,7 +1,7 @@
 """One prefetch operation on its way into the host pool: which page comes from where, and is it in.
 
     WAIT_PEER --take_peer--> FLYING --landed--> DONE
-        |                      |-----refused--> WAIT_STORE   (wrong content; the slot is fine)
+        |                      |-----refused--> WAIT_STORE   (no use, but the slot is fine)
         |                      |-----lost-----> SUSPECT      (bytes may still arrive in that slot)
     leave_peer                                     | replaced: another slot
         v                                          v
@@ -117,12 +117,14 @@ class Load:
             for page in pages:
                 self._by_peer[page] = by_peer
 
-    def refused(self, pages: Sequence[int], reason: str) -> None:
-        """From the peer, whole, with the wrong content: the store has the right one."""
+    def refused(self, pages: Sequence[int], reason: str, now: float) -> None:
+        """The peer's are of no use, and no byte of them is under way: the store has the right
+        ones."""
         with self._lock:
             self._peer_flying -= len(pages)
             self._give_back(pages, State.WAIT_STORE)
             self.fallback = self.fallback or reason
+            self.progress_at = now
         if self.on_store_work is not None:
             self.on_store_work()
 
@@ -217,6 +219,12 @@ class Load:
         with self._lock:
             waits = not self._sealed and self._counts[State.WAIT_PEER] > 0
             return not waits and self._peer_flying == 0
+
+    @property
+    def is_pulled(self) -> bool:
+        """Is a read from the peer under way?"""
+        with self._lock:
+            return self._peer_flying > 0
 
     def peer_pages(self) -> int:
         """Usable pages that the peer delivered."""

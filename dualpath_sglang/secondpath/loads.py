@@ -16,25 +16,35 @@ from dualpath_sglang.secondpath.store_reader import StoreReader
 log = logging.getLogger("dualpath")
 
 QUARANTINE_S = 60.0
-"""Twice Mooncake's own limit of a transfer (`MC_TRANSFER_TIMEOUT`, 30 s)."""
+"""After a failed read from the store, whose end cannot be asked for: twice Mooncake's own limit
+of a transfer (`MC_TRANSFER_TIMEOUT`, 30 s)."""
 
 
 class Loads:
     """Scheduler thread only, but for `quarantine`."""
 
     def __init__(
-        self, cache: Any, holds: PageHolds, meter: Meter, clock: Clock, deadline_s: float
+        self,
+        cache: Any,
+        holds: PageHolds,
+        meter: Meter,
+        clock: Clock,
+        deadline_s: float,
+        *,
+        ends_with_plan: bool,
     ) -> None:
-        """`deadline_s`: a load without a page for so long is over with what it has; waiting behind
-        loads that progress does not count."""
+        """`deadline_s`: a load without a page for so long goes on without its peer, or is over
+        with what it has; waiting behind loads that progress does not count. At the plan's own
+        deadline a load is over too (`ends_with_plan`: decode engines) or leaves its peer."""
         self._cache = cache
         self._holds = holds
         self._meter = meter
         self._clock = clock
         self._deadline_s = deadline_s
+        self._ends_with_plan = ends_with_plan
         self._loads: list[Load] = []
         self._with_peer: list[Load] = []
-        self._lost: list[tuple[float, list[int]]] = []
+        self._lost: list[tuple[Callable[[], bool], list[int]]] = []
 
     def connect(
         self,
@@ -55,10 +65,12 @@ class Loads:
             self._with_peer.append(load)
         self._reader.submit(load)
 
-    def quarantine(self, slots: list[int]) -> None:
-        """Slots stay held until no byte of a failed transfer can arrive. Any thread."""
+    def quarantine(self, slots: list[int], is_over: Callable[[], bool] | None = None) -> None:
+        """Slots stay held until no byte of a failed transfer can arrive: when `is_over` says so,
+        without it after QUARANTINE_S. Any thread."""
+        until = self._clock.now() + QUARANTINE_S
         if slots:
-            self._lost.append((self._clock.now() + QUARANTINE_S, slots))
+            self._lost.append((is_over or (lambda: self._clock.now() >= until), slots))
 
     def cancel(self, handle: Any) -> None:
         """The request is gone: its load counts no page from now on, its pages go at the next
@@ -73,13 +85,13 @@ class Loads:
         self._loads.clear()
 
     def tick(self, now: float) -> None:
-        self._end_quarantine(now)
+        self._end_quarantine()
         for load in [load for load in self._with_peer if load.peer_is_over]:
             # It may still read its other pages from the store for long.
             self._with_peer.remove(load)
             self._on_peer_over(load)
         for load in list(self._loads):
-            self._mend(load)
+            self._mend(load, now)
             self._check_deadline(load, now)
             if load.settled:
                 self._loads.remove(load)
@@ -92,17 +104,20 @@ class Loads:
     def __len__(self) -> int:
         return len(self._loads)
 
-    def _end_quarantine(self, now: float) -> None:
-        while self._lost and self._lost[0][0] <= now:
-            self._holds.release(self._lost.pop(0)[1])
+    def _end_quarantine(self) -> None:
+        for entry in list(self._lost):
+            is_over, slots = entry
+            if is_over():
+                self._lost.remove(entry)
+                self._holds.release(slots)
         sglang_pool.free_pages(self._cache, self._holds.take_freeable())
 
-    def _mend(self, load: Load) -> None:
+    def _mend(self, load: Load, now: float) -> None:
         """Other slots for pages whose slots a failed pull may still write."""
         pages = load.suspects()
         if not pages or load.settled:
             return
-        self._meter.fallback("peer_read", len(pages))
+        load.progress_at = now
         slots = sglang_pool.alloc_pages(self._cache, len(pages))
         if slots is None:
             load.give_up(min(pages))
@@ -117,9 +132,12 @@ class Loads:
         if load.settled:
             return
         if now > load.origin.give_up_at:
-            self._meter.fallback("plan_deadline")
-            load.seal("plan_deadline")
-            return
+            if self._ends_with_plan:
+                self._meter.fallback("plan_deadline")
+                load.seal("plan_deadline")
+                return
+            if load.waits(State.WAIT_PEER):
+                load.leave_peer("plan_deadline")
         since = max(load.progress_at, load.started_at)
         if load.waits(State.WAIT_STORE):
             since = max(since, self._reader.progress_at)
@@ -127,7 +145,8 @@ class Loads:
             return
         if load.leave_peer("peer_deadline"):
             load.progress_at = now
-        else:
+        elif not load.is_pulled or now - since > 2 * self._deadline_s:
+            # A read from the peer ends by itself within another deadline.
             self._meter.fallback("store_deadline")
             load.seal("store_deadline")
 

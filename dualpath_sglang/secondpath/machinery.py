@@ -8,6 +8,7 @@ decode:  ExportServer <- ExportTable <- Staging
 from __future__ import annotations
 
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dualpath_sglang.contract.clock import Clock
@@ -17,7 +18,7 @@ from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.bucket import TokenBucket
 from dualpath_sglang.secondpath.export_server import ExportServer
 from dualpath_sglang.secondpath.exports import ExportTable
-from dualpath_sglang.secondpath.faults import Faults
+from dualpath_sglang.secondpath.faults import Faults, faulty
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.loads import Loads
 from dualpath_sglang.secondpath.meter import Meter, PrometheusMeter
@@ -50,6 +51,7 @@ class Machinery:
         self.fingerprint = sglang_pool.fingerprint(scheduler, cache, self.pool, self.keys)
         self.nonce = secrets.token_hex(8)
         self.host = config.export_host or adapter.local_host()
+        self.deadline_s = config.staging_deadline_s if role == "decode" else config.pull_deadline_s
         self._start_threads()
 
     def _start_threads(self) -> None:
@@ -57,7 +59,14 @@ class Machinery:
         self.transport = MooncakeTransport(
             self.host, config.peer_protocol, config.peer_device, pool.base, pool.size
         )
-        self.loads = Loads(self.cache, self.holds, self.meter, self.clock, config.pull_deadline_s)
+        self.loads = Loads(
+            self.cache,
+            self.holds,
+            self.meter,
+            self.clock,
+            self.deadline_s,
+            ends_with_plan=self.role == "decode",
+        )
         self.tap = tap = StoreTap(self.cache, self.role, pool, self.meter, self.faults)
         bucket = TokenBucket(config.store_bytes_per_s, self.clock)
         self.reader = StoreReader(
@@ -68,12 +77,13 @@ class Machinery:
         self.staging: Staging | None = None
         if self.role == "prefill":
             tools = Tools(
-                tap.slow_peer(self.transport),
+                faulty(self.transport, self.faults),
                 pool,
                 TokenBucket(config.peer_bytes_per_s, self.clock),
                 self.clock,
                 self.meter,
                 self.loads.quarantine,
+                config.pull_deadline_s,
             )
             self.client = PeerClient(
                 self.fingerprint, lambda address: Puller(address, tools), self.clock
@@ -105,6 +115,7 @@ class Machinery:
             limits,
             lambda: self.reader.progress_at,
             self.requests.settle,
+            ThreadPoolExecutor(1, "dualpath-sums").submit,
         )
         if "peer_corrupt" in self.faults:
             self.staging.before_ready = lambda slots: spoil(pool, slots)

@@ -31,6 +31,7 @@ from dualpath_sglang.contract.probe import (
 )
 from dualpath_sglang.hooks import guarded
 from dualpath_sglang.secondpath import sglang_pool
+from dualpath_sglang.secondpath.faults import faulty
 from dualpath_sglang.secondpath.info import hook_facts
 from dualpath_sglang.secondpath.pool import HostPool, entries
 from dualpath_sglang.secondpath.spans import Span
@@ -43,7 +44,7 @@ log = logging.getLogger("dualpath")
 
 KEPT = 32
 """Results that can still be asked for."""
-CONNECT_S = 5.0
+CONNECT_S, READ_S = 5.0, 5.0
 
 
 class ProbeError(Exception):
@@ -143,9 +144,6 @@ class Probes:
             "hooks": hook_facts(),
             "store": sglang_pool.store_facts(path.cache),
             "peer_protocol": path.config.peer_protocol,
-            "peer_session": path.transport.session,
-            "part_bytes": path.pool.page_bytes,
-            "parts": len(path.pool.addresses(0)),
             "dead_threads": path.books.dead_threads(),
         }
 
@@ -197,8 +195,10 @@ class Probes:
         here = path.pool
         there = HostPool(hello.base, hello.page_bytes, hello.v_offset, hello.pages, here.page_size)
         reads = entries([Span(page, order.slot, 1)], here, there)
-        transport = path.tap.slow_peer(path.transport)
-        if not transport.read(hello.session, reads.local, reads.remote, reads.lengths):
+        reading = faulty(path.transport, path.faults).read(
+            hello.session, reads.local, reads.remote, reads.lengths, READ_S
+        )
+        if not reading.whole:
             raise ProbeError("transfer", f"a one-sided read from {hello.session} failed")
 
     def _clear(self, page: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dualpath_sglang.contract.clock import Clock
+from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.secondpath.load import Key, Load, State
 from dualpath_sglang.secondpath.protocol import (
     HASH_DIGITS,
@@ -34,6 +35,8 @@ log = logging.getLogger("dualpath")
 CONNECT_S = 2.0
 RETRY_S = 1.0
 """A peer that could not be reached is not tried again before."""
+FORGET_S = 60.0
+"""A peer that has been gone for so long has its thread ended: restarted ones have other ports."""
 
 
 @dataclass
@@ -41,6 +44,7 @@ class _Peer:
     puller: Puller
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     line: Line | None = None
+    listener: asyncio.Task[None] | None = None
     hello: Hello = field(default_factory=lambda: Hello(""))
     down_until: float = 0.0
     trouble: str = ""
@@ -124,6 +128,7 @@ class PeerClient:
 
     async def _connect(self, peer: _Peer, address: str) -> None:
         host, _, port = address.rpartition(":")
+        line = None
         try:
             async with asyncio.timeout(CONNECT_S):
                 reader, writer = await asyncio.open_connection(
@@ -131,16 +136,28 @@ class PeerClient:
                 )
                 line = Line(reader, writer, asyncio.get_running_loop())
                 line.send(Hello(self._fingerprint))
-                messages = line.messages()
-                hello = await anext(messages)
+                hello = await anext(line.messages())
             self._accept(peer, hello)
-        except (OSError, TimeoutError, ProtocolError, StopAsyncIteration, ValueError) as error:
+        except (OSError, ProtocolError, StopAsyncIteration, ValueError, StartupError) as error:
+            if line is not None:
+                line.close()
             peer.down_until = self._clock.now() + RETRY_S
             peer.trouble = str(error) or type(error).__name__
             log.warning("DualPath: no pages from %s: %s", address, peer.trouble)
+            self._forget_later(address)
             return
         peer.line = line
-        self._listener = asyncio.create_task(self._listen(peer, line))
+        peer.listener = asyncio.create_task(self._listen(peer, line, address))
+
+    def _forget_later(self, address: str) -> None:
+        asyncio.get_running_loop().call_later(FORGET_S, self._forget, address)
+
+    def _forget(self, address: str) -> None:
+        peer = self._peers.get(address)
+        gone = peer is not None and peer.line is None and not peer.lock.locked()
+        if peer is not None and gone and not peer.loads:
+            del self._peers[address]
+            peer.puller.stop()
 
     def _accept(self, peer: _Peer, hello: Message) -> None:
         """Raises ProtocolError for a peer whose pages are not ours."""
@@ -151,7 +168,7 @@ class PeerClient:
         peer.hello = hello
         peer.puller.meet(hello)
 
-    async def _listen(self, peer: _Peer, line: Line) -> None:
+    async def _listen(self, peer: _Peer, line: Line, address: str) -> None:
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 async for message in line.messages():
@@ -165,6 +182,7 @@ class PeerClient:
         for load in loads:
             load.leave_peer("peer_lost")
         line.close()
+        self._forget_later(address)
 
     def _take(self, peer: _Peer, message: Message) -> None:
         match message:

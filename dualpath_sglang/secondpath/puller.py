@@ -17,9 +17,11 @@ from dualpath_sglang.secondpath.meter import Meter
 from dualpath_sglang.secondpath.pool import HostPool, entries
 from dualpath_sglang.secondpath.protocol import Hello
 from dualpath_sglang.secondpath.spans import coalesce
-from dualpath_sglang.secondpath.transport import Transport
+from dualpath_sglang.secondpath.transport import Reading, Transport
 
 log = logging.getLogger("dualpath")
+
+READ_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Tools:
-    """What all pullers of an engine share. on_lost: gets slots that late bytes may still reach."""
+    """What all pullers of an engine share. on_lost: gets slots that late bytes may still reach, and
+    what says whether they still can (none: nobody knows). limit_s: of one read."""
 
     transport: Transport
     pool: HostPool
     bucket: TokenBucket
     clock: Clock
     meter: Meter
-    on_lost: Callable[[list[int]], None]
+    on_lost: Callable[[list[int], Callable[[], bool] | None], None]
+    limit_s: float
 
 
 class Puller:
-    """Jobs are done in order. A sync read spins a core while it lasts, so there is one thread."""
+    """Jobs are done in order, each in reads of at most READ_BYTES: what has arrived is used while
+    the rest is on its way, and a slow network lets each read end within its limit."""
 
     def __init__(self, address: str, tools: Tools) -> None:
         self._tools = tools
@@ -80,7 +85,7 @@ class Puller:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             size = self._tools.pool.bytes_per_page
-            step = self._tools.bucket.quantum(size, max(1, len(job.pages)))
+            step = self._tools.bucket.quantum(size, max(1, READ_BYTES // size))
             for at in range(0, len(job.pages), step):
                 self._take(job, job.pages[at : at + step])
             if job.end:
@@ -93,27 +98,39 @@ class Puller:
                 self._pull(job, pages)
         except Exception:
             log.exception("DualPath: pulling pages failed")
-            self._tools.on_lost(job.load.lost(pages, "pull_error", by_peer=True))
+            self._tools.on_lost(job.load.lost(pages, "pull_error", by_peer=True), None)
 
     def _pull(self, job: Job, pages: list[int]) -> None:
         tools, load = self._tools, job.load
-        if not self._arrived(job, pages):
-            tools.on_lost(load.lost(pages, "peer_read", by_peer=True))
+        reading = self._read(job, pages)
+        # After its lease the peer may have given the pages to another prompt.
+        if not reading.whole or tools.clock.now() >= job.until:
+            self._failed(load, pages, reading)
             return
         wrong = self._wrong(load, pages, dict(zip(job.pages, job.sums, strict=True)))
         good = [p for p in pages if p not in wrong]
         if wrong:
-            load.refused(sorted(wrong), "peer_checksum")
+            load.refused(sorted(wrong), "peer_checksum", tools.clock.now())
             tools.meter.fallback("peer_checksum", len(wrong))
         if good:
-            size = tools.pool
+            pool = tools.pool
             tools.meter.moved(
-                "decode_to_prefill", len(good) * size.page_size, len(good) * size.bytes_per_page
+                "decode_to_prefill", len(good) * pool.page_size, len(good) * pool.bytes_per_page
             )
             load.landed(good, by_peer=True, now=tools.clock.now())
 
-    def _arrived(self, job: Job, pages: list[int]) -> bool:
-        """Read the pages; False: not whole, not in time, or from a peer that has restarted."""
+    def _failed(self, load: Load, pages: list[int], reading: Reading) -> None:
+        """The store has them, and the load waits for nothing more from this peer."""
+        self._tools.meter.fallback("peer_read", len(pages))
+        if reading.is_over():
+            load.refused(pages, "peer_read", self._tools.clock.now())
+        else:
+            slots = load.lost(pages, "peer_read", by_peer=True)
+            self._tools.on_lost(slots, reading.is_over)
+        load.leave_peer("peer_read")
+
+    def _read(self, job: Job, pages: list[int]) -> Reading:
+        """Not begun where the lease is over or the peer has restarted."""
         tools, hello, here = self._tools, job.hello, self._tools.pool
         there = HostPool(hello.base, hello.page_bytes, hello.v_offset, hello.pages, here.page_size)
         remote = dict(zip(job.pages, job.slots, strict=True))
@@ -123,10 +140,10 @@ class Puller:
         if delay > 0:
             time.sleep(delay)
         if tools.clock.now() >= job.until or hello.nonce != self._hello.nonce:
-            return False
-        arrived = tools.transport.read(hello.session, reads.local, reads.remote, reads.lengths)
-        # After its lease the peer may have given the pages to another prompt.
-        return arrived and tools.clock.now() < job.until
+            return Reading(False)
+        return tools.transport.read(
+            hello.session, reads.local, reads.remote, reads.lengths, tools.limit_s
+        )
 
     def _wrong(self, load: Load, pages: list[int], sums: dict[int, str]) -> set[int]:
         """Pages whose bytes are not those that the peer had when it announced them."""

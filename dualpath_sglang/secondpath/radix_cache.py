@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("dualpath")
 
 
+class StoreShare:
+    """SGLang's counters while a load is committed: what D delivered was not read from the store."""
+
+    def __init__(self, upstream: Any, peer_tokens: int) -> None:
+        self._upstream = upstream
+        self._peer_tokens = peer_tokens
+
+    def log_prefetched_tokens(self, tokens: int) -> None:
+        self._upstream.log_prefetched_tokens(max(0, tokens - self._peer_tokens))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._upstream, name)
+
+
 class DualPathRadixCache(UnifiedRadixCache):  # type: ignore[misc]
     """Scheduler thread only, like its base."""
 
@@ -99,7 +113,13 @@ class DualPathRadixCache(UnifiedRadixCache):  # type: ignore[misc]
         new = 0
         if info is not None and info.operation is operation:
             operation.completed_tokens = pages * self.page_size
-            self._handle_prefetch_result(operation)
+            upstream = getattr(self, "storage_metrics_collector")  # noqa: B009 -- untyped
+            if upstream is not None:
+                self.storage_metrics_collector = StoreShare(upstream, peer_pages * self.page_size)
+            try:
+                self._handle_prefetch_result(operation)
+            finally:
+                self.storage_metrics_collector = upstream
             new = self._leave_out_peer(operation.handle, pages, peer_pages)
         self.cache_controller.append_host_mem_release(
             operation.host_indices[operation.completed_tokens :]

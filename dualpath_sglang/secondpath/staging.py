@@ -6,7 +6,8 @@
 Pages are pinned while STAGED, and shown to P until the request has left the engine's queues.
 
 A request that is WAITING or LOADING is held out of pre-allocation, so that what D announces to P
-is what it has. Everything here runs on the scheduler thread, once a round.
+is what it has. Everything here runs on the scheduler thread, once a round, but checksums: those of
+pages that were here already take a thread of their own, of others the one that read them.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from dualpath_sglang.hooks import guarded
 from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.checksum import page_sums
 from dualpath_sglang.secondpath.exports import ExportTable
-from dualpath_sglang.secondpath.load import Load
+from dualpath_sglang.secondpath.load import Key, Load
 from dualpath_sglang.secondpath.meter import Meter
 from dualpath_sglang.secondpath.pool import HostPool
 from dualpath_sglang.secondpath.requests import Followed
@@ -29,6 +31,8 @@ from dualpath_sglang.secondpath.requests import Followed
 log = logging.getLogger("dualpath")
 
 
+SUM_BYTES = 32 << 20
+"""Pages that were here already are announced in portions: P reads one while the next is summed."""
 TRY_S = 0.005
 """Pause between two tries to begin: each matches the whole prompt."""
 
@@ -76,9 +80,11 @@ class Staging:
         limits: Limits,
         progress_at: Callable[[], float],
         settle: Callable[[Followed], None],
+        later: Callable[..., object],
     ) -> None:
         """`progress_at`: when the store reader last brought in a page, monotonic seconds.
-        `settle` is told of requests whose staging has come to an end."""
+        `settle` is told of requests whose staging has come to an end. `later` calls a function
+        with arguments in another thread, one after the other."""
         self._cache = cache
         self._pool = pool
         self._exports = exports
@@ -87,6 +93,7 @@ class Staging:
         self._progress_at = progress_at
         self._settle = settle
         self._entries: OrderedDict[Any, Staged] = OrderedDict()
+        self._later = later
         self.before_ready: Callable[[list[int]], None] = lambda slots: None
         """Gets pages between their checksum and their announcement; for tests."""
 
@@ -196,10 +203,17 @@ class Staging:
         entry.shown = True
         key = entry.followed.key
         assert key is not None
+        step = max(1, SUM_BYTES // self._pool.bytes_per_page)
         for run in adapter.host_runs(self._cache, entry.followed.req, entry.end):
             self._exports.reserve(key, run.first, run.pages, run.hashes, now)
-            pages = range(run.first, run.first + len(run.pages))
-            self._exports.ready(key, pages, self._sums(run.pages), now)
+            for at in range(0, len(run.pages), step):
+                slots = run.pages[at : at + step]
+                self._later(self._show_sums, key, run.first + at, slots, now)
+
+    @guarded("checksums of staged pages", lambda *_: None)
+    def _show_sums(self, key: Key, first: int, slots: list[int], now: float) -> None:
+        pages = range(first, first + len(slots))
+        self._exports.ready(key, pages, self._sums(slots), now)
 
     def _sums(self, slots: list[int]) -> tuple[str, ...]:
         sums = page_sums(self._pool, slots) if self._limits.verify else ()
@@ -229,7 +243,8 @@ class Staging:
         assert followed.key is not None
         assert followed.plan is not None
         short = found.covered < followed.plan.k * self._pool.page_size
-        self._exports.end(followed.key, "staging_short" if short else "")
+        # Behind the pages whose checksums are still being made.
+        self._later(self._exports.end, followed.key, "staging_short" if short else "")
         self._meter.took("staging", now - followed.since)
         self._settle(followed)
         entry.step, entry.since = Step.STAGED, now

@@ -123,7 +123,11 @@ class StoreReader:
         except Exception:
             log.exception("DualPath: reading %d pages from the store failed", len(pages))
             results = [PageRead.BROKEN] * len(pages)
-        self._adapt(len(pages), self._clock.now() - began + delay)
+        if PageRead.BROKEN in results:
+            # What fails costs host pages for a while: little at a time from now on.
+            self._batch = MIN_BATCH
+        else:
+            self._adapt(len(pages), self._clock.now() - began + delay)
         self._settle(load, pages, results)
 
     def _settle(self, load: Load, pages: list[int], results: list[PageRead]) -> None:

@@ -12,7 +12,6 @@ from dualpath_sglang.secondpath.faults import Faults
 from dualpath_sglang.secondpath.meter import Meter, Path
 from dualpath_sglang.secondpath.pool import HostPool
 from dualpath_sglang.secondpath.store_reader import PageRead
-from dualpath_sglang.secondpath.transport import Transport
 
 STALL_S = 60.0
 
@@ -39,13 +38,9 @@ class StoreTap:
                 results[-1] = PageRead.ABSENT
         good = sum(1 for result in results if result is PageRead.OK)
         if good:
-            size = self._pool
-            self._meter.moved(self._path, good * size.page_size, good * size.bytes_per_page)
+            pool = self._pool
+            self._meter.moved(self._path, good * pool.page_size, good * pool.bytes_per_page)
         return results
-
-    def slow_peer(self, transport: Transport) -> Transport:
-        """`transport`, or one that fails where a test wants it to."""
-        return _FailingTransport(transport, self._faults)
 
 
 def spoil(pool: HostPool, pages: Sequence[int]) -> None:
@@ -55,24 +50,3 @@ def spoil(pool: HostPool, pages: Sequence[int]) -> None:
         view = (ctypes.c_uint8 * pool.page_bytes).from_address(pool.addresses(page)[0])
         for i in range(1, pool.page_bytes, 2):
             view[i] ^= 0x80
-
-
-class _FailingTransport:
-    def __init__(self, inner: Transport, faults: Faults) -> None:
-        self._inner = inner
-        self._faults = faults
-
-    @property
-    def session(self) -> str:
-        return self._inner.session
-
-    def read(
-        self, session: str, local: Sequence[int], remote: Sequence[int], lengths: Sequence[int]
-    ) -> bool:
-        if self._faults.fires("peer_timeout"):
-            time.sleep(1.0)
-            return False
-        return self._inner.read(session, local, remote, lengths)
-
-    def renew(self) -> None:
-        self._inner.renew()

@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dualpath_sglang.contract.errors import StartupError
 
 MAX_ENTRIES = 64
 """Reads under way at a time: over TCP each has a connection of its own."""
-LIMIT_S = 30.0
-"""A read that is not over by then has failed; `loads.QUARANTINE_S` is longer."""
 POLL_S = 0.0003
 """Mooncake's own wait for a read polls without a pause and burns a core."""
+TIMED_OUT = -2
+"""Mooncake's state of a batch that it has given up while its bytes may still come."""
+TIMED_OUT_S = 60.0
+"""How long they may: twice the pause after which Mooncake closes a TCP connection."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a read ended. is_over: true once no byte of it can arrive any more; asked again and
+    again, by one thread at a time."""
+
+    whole: bool
+    is_over: Callable[[], bool] = lambda: True
 
 
 class Transport(Protocol):
@@ -30,10 +42,15 @@ class Transport(Protocol):
         ...
 
     def read(
-        self, session: str, local: Sequence[int], remote: Sequence[int], lengths: Sequence[int]
-    ) -> bool:
-        """Copy remote memory here; addresses and lengths in bytes. False: some or all did not
-        arrive, and what is missing may still arrive later."""
+        self,
+        session: str,
+        local: Sequence[int],
+        remote: Sequence[int],
+        lengths: Sequence[int],
+        limit_s: float,
+    ) -> Reading:
+        """Copy remote memory here; addresses and lengths in bytes. Blocks for `limit_s` at most:
+        what is under way then is left alone, and may still arrive."""
         ...
 
     def renew(self) -> None:
@@ -57,35 +74,28 @@ class MooncakeTransport:
         return f"{self._host}:{self._engine.get_rpc_port()}"
 
     def read(
-        self, session: str, local: Sequence[int], remote: Sequence[int], lengths: Sequence[int]
-    ) -> bool:
-        engine = self._engine
+        self,
+        session: str,
+        local: Sequence[int],
+        remote: Sequence[int],
+        lengths: Sequence[int],
+        limit_s: float,
+    ) -> Reading:
+        engine, end = self._engine, time.monotonic() + limit_s
         for at in range(0, len(local), MAX_ENTRIES):
             part = slice(at, at + MAX_ENTRIES)
             entries = zip(local[part], remote[part], lengths[part], strict=True)
             # One batch for each: Mooncake tells the state of a batch's first entry only.
-            batches = [
-                engine.batch_transfer_async_read(session, *([n] for n in e)) for e in entries
-            ]
-            if not self._all_done(engine, batches):
-                return False
-        return True
-
-    @staticmethod
-    def _all_done(engine: Any, batches: list[int]) -> bool:
-        """Wait until none is under way, also after one has failed: less arrives late then."""
-        good = 0 not in batches  # 0: not even begun
-        end = time.monotonic() + LIMIT_S
-        pending = [batch for batch in batches if batch != 0]
-        while pending:
-            states = {batch: engine.transfer_check_status(batch) for batch in pending}
-            good = good and all(state >= 0 for state in states.values())
-            pending = [batch for batch, state in states.items() if state == 0]
-            if pending and time.monotonic() > end:
-                return False
-            if pending:
+            batches = _Batches(
+                engine,
+                [engine.batch_transfer_async_read(session, *([n] for n in e)) for e in entries],
+            )
+            # Also after one has failed: less arrives late then.
+            while not batches.are_over() and time.monotonic() < end:
                 time.sleep(POLL_S)
-        return good
+            if batches.failed or not batches.are_over():
+                return Reading(False, batches.are_over)
+        return Reading(True)
 
     def renew(self) -> None:
         with self._lock:
@@ -109,3 +119,25 @@ class MooncakeTransport:
                 f"DualPath: {self._size} bytes of host pool could not be registered: code {code}"
             )
         return engine
+
+
+class _Batches:
+    """Asynchronous reads of one engine, which this keeps alive. Not thread-safe."""
+
+    def __init__(self, engine: Any, batches: Sequence[int]) -> None:
+        self._engine = engine
+        self._pending = {batch for batch in batches if batch != 0}
+        self._quiet_at = 0.0
+        self.failed = 0 in batches  # 0: not even begun
+
+    def are_over(self) -> bool:
+        for batch in list(self._pending):
+            state = self._engine.transfer_check_status(batch)
+            if state == 0:
+                continue
+            # Not asked again: Mooncake has given the number back.
+            self._pending.discard(batch)
+            self.failed = self.failed or state < 0
+            if state == TIMED_OUT:
+                self._quiet_at = time.monotonic() + TIMED_OUT_S
+        return not self._pending and time.monotonic() >= self._quiet_at

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Key, Load, Origin
 from dualpath_sglang.secondpath.pool import HostPool
+from dualpath_sglang.secondpath.transport import Reading
 
 PAGE_BYTES = 64
 KEY: Key = (7, "plan")
@@ -36,6 +37,8 @@ class CopyingTransport:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[int]]] = []
         self.fails = False
+        self.over = True
+        """Can no byte of a failed read arrive any more?"""
         self.renewed = 0
 
     @property
@@ -43,14 +46,19 @@ class CopyingTransport:
         return "copying:1"
 
     def read(
-        self, session: str, local: Sequence[int], remote: Sequence[int], lengths: Sequence[int]
-    ) -> bool:
+        self,
+        session: str,
+        local: Sequence[int],
+        remote: Sequence[int],
+        lengths: Sequence[int],
+        limit_s: float,
+    ) -> Reading:
         self.calls.append((session, list(lengths)))
         if self.fails:
-            return False
+            return Reading(False, lambda: self.over)
         for here, there, length in zip(local, remote, lengths, strict=True):
             ctypes.memmove(here, there, length)
-        return True
+        return Reading(True)
 
     def renew(self) -> None:
         self.renewed += 1

@@ -96,7 +96,8 @@ def test_pages_are_announced_before_they_count() -> None:
 
 def test_wrong_content_goes_to_the_store_in_the_same_slot() -> None:
     load = make_load(2, peer_pages=2)
-    load.refused(load.take_peer([0, 1]), "peer_checksum")
+    load.refused(load.take_peer([0, 1]), "peer_checksum", now=3.0)
+    assert load.progress_at == 3.0
     assert load.take_store(9) == [0, 1]
     assert load.fallback == "peer_checksum"
 
@@ -135,7 +136,7 @@ def test_books_are_right_after_any_course_of_events(
             if not group or event <= 6:
                 load.landed(group, by_peer=by_peer, now=1.0)
             elif event == 7 and by_peer:
-                load.refused(group, "wrong")
+                load.refused(group, "wrong", now=1.0)
             else:
                 lost += load.lost(group, "late", by_peer=by_peer)
         assert load.done_pages >= done
@@ -159,6 +160,6 @@ def test_the_peer_is_over_before_the_store_is() -> None:
     first, second = load.take_peer([0]), load.take_peer([1])
     load.landed(first, by_peer=True, now=1.0)
     assert not load.peer_is_over
-    load.refused(second, "peer_checksum")
+    load.refused(second, "peer_checksum", now=1.0)
     assert load.peer_is_over
     assert not load.settled

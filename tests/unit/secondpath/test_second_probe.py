@@ -22,6 +22,7 @@ from dualpath_sglang.contract.probe import (
     sum_of,
 )
 from dualpath_sglang.secondpath import probe, sglang_pool
+from dualpath_sglang.secondpath.faults import Faults
 from dualpath_sglang.secondpath.ledger import Books, differences
 from dualpath_sglang.secondpath.pool import HostPool
 from dualpath_sglang.secondpath.probe import Probes
@@ -44,7 +45,8 @@ class StubPath:
         self.cache = object()
         self.transport = CopyingTransport()
         self.read: Callable[[], PageRead] = lambda: PageRead.OK
-        self.tap = SimpleNamespace(read=self._read, slow_peer=lambda transport: transport)
+        self.tap = SimpleNamespace(read=self._read)
+        self.faults = Faults("")
         self.client: Any = SimpleNamespace(reach=self._reach) if role == "prefill" else None
         self.reached: list[str] = []
         self.config = SimpleNamespace(peer_protocol="tcp")
@@ -218,9 +220,7 @@ def test_after_a_flush_a_page_is_set_apart_anew(p: StubPath, alloc: list[Any]) -
 def test_the_page_has_its_place_in_the_books() -> None:
     def books(free: set[int]) -> list[str]:
         none: set[int] = set()
-        return differences(
-            Books(4, free, none, none, none, none, 0, True, 1, reserved=frozenset({3}))
-        )
+        return differences(Books(4, free, none, none, none, none, 0, reserved=frozenset({3})))
 
     assert books({0, 1, 2}) == []
     assert "free and set apart" in books({0, 1, 2, 3})[0]

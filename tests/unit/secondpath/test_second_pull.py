@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from second_doubles import KEY, CopyingTransport, Memory, Operation, hashes, wait_for
 
 from dualpath_sglang.contract.clock import SystemClock
+from dualpath_sglang.secondpath import pull, puller
 from dualpath_sglang.secondpath.bucket import TokenBucket
 from dualpath_sglang.secondpath.checksum import page_sums
 from dualpath_sglang.secondpath.export_server import ExportServer
@@ -35,7 +36,7 @@ class Rig:
         self.server = self.serve(0)
         self.transport = CopyingTransport()
         self.meter = Meter()
-        self.lost: list[int] = []
+        self.lost: list[tuple[list[int], Callable[[], bool] | None]] = []
         clock = SystemClock()
         tools = Tools(
             self.transport,
@@ -43,7 +44,8 @@ class Rig:
             TokenBucket(0.0, clock),
             clock,
             self.meter,
-            self.lost.extend,
+            lambda slots, is_over: self.lost.append((slots, is_over)),
+            limit_s=10.0,
         )
         self.client = PeerClient("print", lambda address: Puller(address, tools), clock)
 
@@ -159,14 +161,54 @@ def test_what_d_cannot_show_is_read_from_the_store(rig: Rig) -> None:
     assert load.fallback == "staging_short"
 
 
-def test_a_failed_read_keeps_its_slots_from_being_used(rig: Rig) -> None:
-    rig.transport.fails = True
+def test_a_read_that_is_given_up_keeps_its_slots_until_it_is_over(rig: Rig) -> None:
+    rig.transport.fails, rig.transport.over = True, False
     rig.offer(2, [1, 2])
     load = rig.load(2)
     rig.client.fetch(load, rig.peer, 0, 2)
-    wait_for(lambda: rig.lost == [0, 1])
+    wait_for(lambda: bool(rig.lost))
+    (slots, is_over), *_ = rig.lost
+    assert slots == [0, 1]
     assert load.suspects() == [0, 1]
     assert rig.p_holds.retain([0, 1]) == {0, 1}
+    assert is_over is not None
+    assert not is_over()
+    rig.transport.over = True
+    assert is_over()
+
+
+def test_after_a_failed_read_all_the_rest_comes_from_the_store(rig: Rig) -> None:
+    rig.transport.fails = True
+    rig.offer(2, [1, 2])
+    load = rig.load(4)
+    rig.client.fetch(load, rig.peer, 0, 4)
+    wait_for(lambda: load.fallback == "peer_read")
+    wait_for(lambda: load.peer_is_over)
+    assert load.take_store(9) == [0, 1, 2, 3]
+    assert rig.lost == []
+    assert rig.meter.fallbacks["peer_read"] == 2
+
+
+def test_many_pages_are_read_in_portions(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(puller, "READ_BYTES", 3 * rig.here.pool.bytes_per_page)
+    rig.offer(7, [1, 2, 3, 4, 5, 6, 7])
+    load = rig.load(7)
+    rig.client.fetch(load, rig.peer, 0, 7)
+    wait_for(lambda: load.settled)
+    assert [sum(lengths) // rig.here.pool.bytes_per_page for _, lengths in rig.transport.calls] == [
+        3,
+        3,
+        1,
+    ]
+
+
+def test_a_peer_that_stays_away_is_forgotten(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull, "FORGET_S", 0.05)
+    load = rig.load(2)
+    rig.client.fetch(load, "127.0.0.1:1", 0, 2)
+    wait_for(lambda: load.waits(State.WAIT_STORE))
+    wait_for(lambda: not rig.client._peers)
+    assert rig.client.alive
 
 
 def test_a_read_that_ends_after_its_lease_does_not_count() -> None:
@@ -175,8 +217,9 @@ def test_a_read_that_ends_after_its_lease_does_not_count() -> None:
         rig.offer(2, [1, 2])
         load = rig.load(2)
         rig.client.fetch(load, rig.peer, 0, 2)
-        wait_for(lambda: rig.lost == [0, 1])
+        wait_for(lambda: load.fallback == "peer_read")
         assert load.done_pages == 0
+        assert rig.lost == []
     finally:
         rig.stop()
 
@@ -234,7 +277,7 @@ def test_slots_outside_the_peers_pool_are_no_end_of_the_thread(rig: Rig) -> None
     rig.offer(1, [PAGES + 4])
     load = rig.load(1)
     rig.client.fetch(load, rig.peer, 0, 1)
-    wait_for(lambda: rig.lost == [0])
+    wait_for(lambda: rig.lost == [([0], None)])
     assert rig.client.alive
     assert rig.transport.calls == []
 

@@ -116,6 +116,7 @@ class Decode:
             limits,
             lambda: self.progress,
             Requests().settle,
+            lambda do, *args: do(*args),
         )
 
     def add(self, handle: str, k: int, now: float = 0.0, deadline_ms: int = 600_000) -> Followed:
@@ -295,12 +296,16 @@ class Reader:
 
 
 class Prefill:
-    def __init__(self, cache: Cache) -> None:
+    """The loads of an engine; of a decode engine with `ends_with_plan`."""
+
+    def __init__(self, cache: Cache, *, ends_with_plan: bool = False) -> None:
         self.cache = cache
         self.clock = ManualClock()
         self.holds = PageHolds()
         self.meter = Meter()
-        self.loads = Loads(cache, self.holds, self.meter, self.clock, 10.0)
+        self.loads = Loads(
+            cache, self.holds, self.meter, self.clock, 10.0, ends_with_plan=ends_with_plan
+        )
         self.settled: list[tuple[Load, int]] = []
         self.over: list[Load] = []
         self.loads.connect(
@@ -360,12 +365,62 @@ def self_now(prefill: Prefill) -> float:
     return prefill.clock.now()
 
 
-def test_the_plans_deadline_ends_a_load_with_what_it_has(cache: Cache) -> None:
-    prefill = Prefill(cache)
-    load = prefill.load(4, deadline_ms=2000)
+def test_the_plans_deadline_ends_a_decode_engines_load_with_what_it_has(cache: Cache) -> None:
+    decode = Prefill(cache, ends_with_plan=True)
+    load = decode.load(4, deadline_ms=2000)
     load.landed(load.take_store(1), by_peer=False, now=0.0)
-    prefill.tick(2.5)
+    decode.tick(2.5)
     assert cache.committed == [(load.owner, 1, 0)]
+
+
+def test_after_the_plans_deadline_a_prefill_engine_reads_from_the_store(cache: Cache) -> None:
+    prefill = Prefill(cache)
+    load = prefill.load(3, peer_pages=2, deadline_ms=2000)
+    prefill.tick(2.5)
+    load.landed(load.take_store(9), by_peer=False, now=self_now(prefill))
+    prefill.tick()
+    assert cache.committed == [(load.owner, 3, 0)]
+    assert prefill.meter.fallbacks == {"plan_deadline": 2}
+
+
+def test_a_pull_that_hangs_is_given_up_before_its_load_is(cache: Cache) -> None:
+    """A read ends within one deadline of its start: the store still has its turn."""
+    prefill = Prefill(cache)
+    load = prefill.load(2, peer_pages=2)
+    prefill.tick(9.0)
+    flying = load.take_peer([0, 1])
+    prefill.tick(9.0)
+    assert not load.settled
+    load.refused(flying, "peer_read", now=self_now(prefill))
+    prefill.tick(9.0)
+    load.landed(load.take_store(9), by_peer=False, now=self_now(prefill))
+    prefill.tick()
+    assert cache.committed == [(load.owner, 2, 0)]
+
+
+def test_a_pull_that_never_ends_does_not_keep_its_load(cache: Cache) -> None:
+    prefill = Prefill(cache)
+    load = prefill.load(2, peer_pages=2)
+    load.take_peer([0, 1])
+    prefill.tick(20.5)
+    assert cache.committed == [(load.owner, 0, 0)]
+    assert prefill.holds.retain([0, 1]) == {0, 1}
+
+
+def test_slots_are_kept_until_their_read_is_over(cache: Cache) -> None:
+    prefill = Prefill(cache)
+    load = prefill.load(1, peer_pages=1)
+    over: list[bool] = []
+    prefill.loads.quarantine(
+        load.lost(load.take_peer([0]), "peer_read", by_peer=True), lambda: bool(over)
+    )
+    prefill.tick()
+    assert prefill.holds.retain([0]) == {0}
+    prefill.tick(2 * QUARANTINE_S)
+    assert prefill.holds.quarantined == {0}
+    over.append(True)
+    prefill.tick()
+    assert prefill.holds.quarantined == frozenset()
 
 
 def test_pages_still_in_flight_at_the_end_stay_out_of_the_pool(cache: Cache) -> None:

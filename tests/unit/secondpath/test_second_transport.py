@@ -48,7 +48,7 @@ for i in range(count):
     ctypes.memset(at_there + i * step, i % 251, step)
 order = [(i * 7) % count for i in range(count)]
 ok = p.read(d.session, [at_here + i * step for i in range(count)],
-            [at_there + j * step for j in order], [step] * count)
+            [at_there + j * step for j in order], [step] * count, 10).whole
 right = all(here[i * step : (i + 1) * step] == there[j * step : (j + 1) * step]
             for i, j in enumerate(order))
 print("RESULT", ok, right)
@@ -58,7 +58,7 @@ print("RESULT", ok, right)
 
 
 def test_an_address_outside_the_peers_region_fails() -> None:
-    out = run('print("RESULT", p.read(d.session, [at_here], [at_there + SIZE], [4096]))')
+    out = run('print("RESULT", p.read(d.session, [at_here], [at_there + SIZE], [4096], 10).whole)')
     assert "RESULT False" in out
 
 
@@ -67,19 +67,19 @@ def test_a_dead_peer_fails_quickly() -> None:
         """
 import time
 began = time.monotonic()
-ok = p.read("127.0.0.1:1", [at_here], [at_there], [4096])
-print("RESULT", ok, time.monotonic() - began < 5)
+reading = p.read("127.0.0.1:1", [at_here], [at_there], [4096], 10)
+print("RESULT", reading.whole, reading.is_over(), time.monotonic() - began < 5)
 """
     )
-    assert "RESULT False True" in out
+    assert "RESULT False True True" in out
 
 
 def test_a_renewed_engine_reads_again() -> None:
     out = run(
         """
-before = p.read(d.session, [at_here], [at_there], [4096])
+before = p.read(d.session, [at_here], [at_there], [4096], 10).whole
 p.renew()
-after = p.read(d.session, [at_here + 4096], [at_there], [4096])
+after = p.read(d.session, [at_here + 4096], [at_there], [4096], 10).whole
 print("RESULT", before, after, here[4096:8192] == there[:4096])
 """
     )
