@@ -162,9 +162,47 @@ def decode_queues(scheduler: Any) -> tuple[list[Any], list[Any]]:
     )
 
 
+def keep_waiting(decode_req: Any) -> None:
+    """Out of this round's pre-allocation."""
+    decode_req.waiting_for_input = False
+
+
 def restore_pending(decode_req: Any) -> bool:
     """Its prefix is still to be copied from the host pool to the device."""
     return str(decode_req.hicache_restore_status.value) == "pending"
+
+
+def restore_failed(decode_req: Any) -> bool:
+    return str(decode_req.hicache_restore_status.value) == "failed"
+
+
+def restore_again(decode_req: Any) -> None:
+    decode_req.hicache_restore_status = type(decode_req.hicache_restore_status).PENDING
+
+
+def copies_to_device(cache: Any) -> bool:
+    """Are any under way?"""
+    return bool(cache.ongoing_load_back)
+
+
+def is_restored(decode_req: Any) -> bool:
+    """Its copy to the device has ended."""
+    return decode_req.hicache_restored_node is not None
+
+
+def cut_restored(decode_req: Any) -> None:
+    """Leave out what was copied to the device beyond the prefix that was announced to P."""
+    match, indices = decode_req.prefix_match, decode_req.hicache_restored_kv_indices
+    if match is None or indices is None:
+        return
+    announced = match.decode_prefix_len - match.l1_prefix_len
+    if len(indices) > announced:
+        decode_req.hicache_restored_kv_indices = indices[:announced]
+
+
+def ask_for_load(scheduler: Any, req: Any) -> None:
+    """Have SGLang start a waiting request's prefetch, as it does at arrival."""
+    scheduler._prefetch_kvcache(req)
 
 
 def is_idle(scheduler: Any) -> bool:

@@ -189,7 +189,7 @@ class SecondPath(Machinery):
                 entry.report.fallback = entry.report.fallback or "no_room"
                 self.meter.fallback("no_room")
             elif now >= entry.next_try:
-                self.scheduler._prefetch_kvcache(entry.req)
+                adapter.ask_for_load(self.scheduler, entry.req)
 
     @guarded("probes of the doctor", lambda *_: None)
     def _tick_probes(self, now: float) -> None:
@@ -235,7 +235,7 @@ class SecondPath(Machinery):
     def is_overdue(self, op: Any) -> bool:
         """An operation that waits for the store's answer for too long; loads end by themselves."""
         return sglang_pool.waits_for_query(op) and (
-            self.clock.now() - op.start_time > self.deadline_s
+            self.clock.now() - sglang_pool.asked_at(op) > self.deadline_s
         )
 
     def _overdue(self, entry: Followed, now: float) -> bool:

@@ -133,7 +133,7 @@ def after_handshake(result: Any, queue: Any, *args: Any, **kwargs: Any) -> Any:
     if path is not None and path.staging is not None and len(path.staging):
         for decode_req in queue.queue:
             if path.staging.holds(adapter.handle_of(decode_req.req)):
-                decode_req.waiting_for_input = False
+                adapter.keep_waiting(decode_req)
     return result
 
 
@@ -144,9 +144,9 @@ def around_local_restores(original: Any, queue: Any, decode_reqs: list[Any], **k
 
 @guarded("waiting for copies to the device", lambda queue, decode_reqs: decode_reqs)
 def _without_copies_under_way(queue: Any, decode_reqs: list[Any]) -> list[Any]:
-    if current(queue.tree_cache) is None or not queue.tree_cache.ongoing_load_back:
+    if current(queue.tree_cache) is None or not adapter.copies_to_device(queue.tree_cache):
         return decode_reqs
-    return [d for d in decode_reqs if d.hicache_restored_node is not None]
+    return [d for d in decode_reqs if adapter.is_restored(d)]
 
 
 def around_try_load_back(original: Any, queue: Any, decode_req: Any, **kwargs: Any) -> Any:
@@ -158,14 +158,13 @@ def around_try_load_back(original: Any, queue: Any, decode_req: Any, **kwargs: A
 def _try_again(result: Any, queue: Any, decode_req: Any) -> Any:
     """While the pages are pinned a failed restore means a full device: that passes."""
     path = current(queue.tree_cache)
-    status = type(decode_req.hicache_restore_status)
-    if path is None or path.staging is None or decode_req.hicache_restore_status != status.FAILED:
+    if path is None or path.staging is None or not adapter.restore_failed(decode_req):
         return result
     if not path.staging.may_retry_restore(
         adapter.handle_of(decode_req.req), time.monotonic(), RESTORE_RETRY_S
     ):
         return result
-    decode_req.hicache_restore_status = status.PENDING
+    adapter.restore_again(decode_req)
     return False
 
 
@@ -177,12 +176,8 @@ def around_commit_restore(original: Any, queue: Any, decode_req: Any, **kwargs: 
 @guarded("cutting a restored prefix", _none)
 def _cut_restored(queue: Any, decode_req: Any) -> None:
     """Another request may have lengthened the prefix since it was announced to P."""
-    match, indices = decode_req.prefix_match, decode_req.hicache_restored_kv_indices
-    if current(queue.tree_cache) is None or match is None or indices is None:
-        return
-    announced = match.decode_prefix_len - match.l1_prefix_len
-    if len(indices) > announced:
-        decode_req.hicache_restored_kv_indices = indices[:announced]
+    if current(queue.tree_cache) is not None:
+        adapter.cut_restored(decode_req)
 
 
 # --- memory and idleness ----------------------------------------------------------------------

@@ -146,6 +146,11 @@ def waits_for_query(op: Any) -> bool:
     return op.host_indices is None
 
 
+def asked_at(op: Any) -> float:
+    """Monotonic seconds."""
+    return float(op.start_time)
+
+
 def divert_prefetches(cache: Any, path: Any) -> None:
     """Operations that have their pages go to `path.take` instead of upstream's one reading thread.
 
