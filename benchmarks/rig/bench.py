@@ -19,7 +19,7 @@ from benchmarks.rig.isolated import isolated
 from benchmarks.rig.lab import Lab
 from benchmarks.rig.machines import Machines
 from benchmarks.rig.runner import Runner
-from benchmarks.rig.stacks import StackPlan
+from benchmarks.rig.stacks import StackPlan, settings
 from benchmarks.rig.unshaped import tpot, unshaped
 from benchmarks.rig.workload import build
 from dualpath_sglang.contract.errors import DualPathError, StartupError
@@ -138,7 +138,7 @@ def _last_of_ours(todo: list[Job]) -> int | None:
 
 def summarize(out: Path, failures: dict[str, str]) -> dict[str, Any]:
     """summary.json and the report, from all runs in the folder."""
-    environment = {"versions": versions(), "machine": machine()}
+    environment = {"versions": versions(), "machine": machine(), "settings": settings()}
     runs = summary.read_runs(out)
     extras = {name: summary.read_extra(out, name) for name in EXTRAS}
     made = summary.build(runs, extras, failures, environment)

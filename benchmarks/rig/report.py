@@ -43,7 +43,7 @@ def as_text(summary: Tree) -> str:
     for topology, block in summary["topologies"].items():
         parts += [f"{topology} (limit {TOPOLOGIES[topology].limit:.1f}x)", _table(rows(block)), ""]
     parts += [_target(target) for target in summary["targets"]]
-    parts.append("")
+    parts += ["", _settings(summary["settings"]), ""]
     parts.append("valid" if summary["valid"] else "NOT VALID, broken rules:")
     parts += [f"  {text}" for text in summary["broken_rules"]]
     return "\n".join(parts)
@@ -166,3 +166,9 @@ def _target(target: Tree) -> str:
     mark = "reached" if target["reached"] else "NOT reached"
     measured = "not measured" if target["measured"] is None else f"{target['measured']:.3f}"
     return f"{mark:>11}: {target['what']}: {measured} (wanted {target['wanted']})"
+
+
+def _settings(settings: Tree) -> str:
+    """Those of our arms that are not the defaults."""
+    shown = [f"{name} {value['rig']:g} ({value['default']:g})" for name, value in settings.items()]
+    return f"settings of DualPath's arms (defaults): {', '.join(shown)}"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agent_runtime.config import (
     EngineEndpoint,
     EngineGroup,
-    GroupRole,
     ModelConfig,
+    Role,
     RouterConfig,
     Scalar,
     StackConfig,
@@ -24,6 +24,7 @@ from agent_runtime.config import (
 from benchmarks.rig.arms import ENGINE_NODES, STORE, Arm, Topology, Variant
 from benchmarks.rig.config import Pools, RigConfig
 from benchmarks.rig.net import Command
+from dualpath_sglang.engine_config import PREFIX, EngineConfig
 
 NO_CACHE_TIERS: dict[str, Scalar] = dict.fromkeys(
     (
@@ -40,15 +41,16 @@ NO_CACHE_TIERS: dict[str, Scalar] = dict.fromkeys(
 )
 """Leaves out what the stack gives every engine of a pair: a decode engine as upstream has it."""
 
-LOAD_DEADLINE_S = 30
+LOAD_DEADLINE_S = 30.0
 """Storage NICs are a thousand times slower here than real ones, so loads take seconds."""
-SECOND_PATH_ENV = {
-    "DUALPATH_ENGINE_STAGING_DEADLINE_S": str(LOAD_DEADLINE_S),
-    "DUALPATH_ENGINE_PULL_DEADLINE_S": str(LOAD_DEADLINE_S),
-    "DUALPATH_ENGINE_LEASE_S": str(2 * LOAD_DEADLINE_S),
+ENGINE_SETTINGS = {
+    "staging_deadline_s": LOAD_DEADLINE_S,
+    "pull_deadline_s": LOAD_DEADLINE_S,
+    "lease_s": 2 * LOAD_DEADLINE_S,
     # In `decode_path` everything that is in flight is staged and pinned on D.
-    "DUALPATH_ENGINE_PIN_FRACTION": "0.6",
+    "pin_fraction": 0.6,
 }
+"""Of `EngineConfig`, in the arms of ours."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class StackPlan:
     def engines(self, variant: Variant, topology: Topology, master: str) -> StackConfig:
         """All engines of a topology; `master` is host:port of the store's master."""
         config = self.config
-        env = SECOND_PATH_ENV if variant == "second_path" else {}
+        ours = ENGINE_SETTINGS if variant == "second_path" else {}
+        env = {PREFIX + name.upper(): str(value) for name, value in ours.items()}
         groups = [
             self._group(name, "prefill", config.prefill_pools.shared(topology.prefill), {}, env)
             for name in topology.prefill_names
@@ -130,7 +133,7 @@ class StackPlan:
     def _group(
         self,
         name: str,
-        role: GroupRole,
+        role: Role,
         pools: Pools,
         flags: dict[str, Scalar],
         env: dict[str, str],
@@ -146,6 +149,13 @@ class StackPlan:
             flags=own | flags,
             env=env,
         )
+
+
+def settings() -> dict[str, dict[str, float]]:
+    """What the arms of ours are set to (`rig`) that has another `default`; seconds and shares."""
+    here = ENGINE_SETTINGS | {"plan_deadline_s": LOAD_DEADLINE_S}
+    defaults = asdict(RouterConfig()) | asdict(EngineConfig())
+    return {name: {"rig": value, "default": defaults[name]} for name, value in here.items()}
 
 
 def shown_flags(command: Sequence[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from benchmarks.rig.arms import (
 )
 from benchmarks.rig.config import RigConfig
 from benchmarks.rig.net import enter_words
-from benchmarks.rig.stacks import StackPlan, shown_flags
+from benchmarks.rig.stacks import StackPlan, settings, shown_flags
 from dualpath_sglang.contract.errors import ConfigError
 from dualpath_sglang.engine_config import EngineConfig
 
@@ -100,6 +101,17 @@ def test_prefill_engines_are_alike_in_all_variants() -> None:
     ours = dict(flags["second_path"])
     assert ours.pop("radix-cache-backend") == "dualpath"
     assert ours == flags["prefill_store"]
+
+
+def test_settings_that_are_not_the_defaults_are_all_disclosed() -> None:
+    told = {name: value["rig"] for name, value in settings().items()}
+    router = PLAN.router(ARMS["split"], (), MASTER, "").router
+    for part in engines("second_path").values():
+        config = asdict(EngineConfig.from_env(part.env)) | asdict(router)
+        assert {name: config[name] for name in told} == told
+        changed = asdict(EngineConfig.from_env(part.env)).items() - asdict(EngineConfig()).items()
+        assert {name for name, _ in changed} - {"hooks"} == told.keys() - {"plan_deadline_s"}
+    assert all(value["rig"] != value["default"] for value in settings().values())
 
 
 def test_several_engines_share_the_memory_of_one() -> None:

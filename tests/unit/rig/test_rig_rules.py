@@ -124,7 +124,8 @@ TPOT = tpot_result(
 
 def built(runs: list[Tree], failures: dict[str, str] | None = None) -> Tree:
     extras = {"isolated": LONE, "unshaped": UNSHAPED, "tpot": TPOT}
-    return summary.build(runs, extras, failures or {}, {"versions": {}})
+    settings = {"lease_s": {"rig": 60.0, "default": 30.0}}
+    return summary.build(runs, extras, failures or {}, {"settings": settings})
 
 
 def test_a_good_summary() -> None:
@@ -268,6 +269,7 @@ def test_report_files(tmp_path: Path) -> None:
     text = (tmp_path / "report.txt").read_text()
     assert text.splitlines()[0] == "1P1D (limit 2.0x)"
     assert all(arm in text for arm in ARMS)
+    assert "lease_s 60 (30)" in text
     assert text.rstrip().endswith("valid")
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
     assert "data:image/png;base64," in (tmp_path / "report.html").read_text()
