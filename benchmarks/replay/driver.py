@@ -31,8 +31,6 @@ from benchmarks.replay.tokens import TokenSource
 from benchmarks.replay.trace import Session, Turn
 from benchmarks.replay.turns import filled, prompt_digest, turn_body
 
-FLUSH_TRIES = 20
-FLUSH_PAUSE_S = 0.5
 FORGET_TIMEOUT_S = 5.0
 
 
@@ -211,15 +209,7 @@ class _Run:
         self._seen.midway.append({"after_turn": turn, "at_s": began, "took_s": self._now() - began})
 
     async def _flush(self, turn: int) -> None:
-        """An engine refuses while it still writes back KV of finished requests: ask again."""
-        for attempt in range(FLUSH_TRIES):
-            try:
-                await self._router.flush()
-                return
-            except CallFailed:
-                if attempt == FLUSH_TRIES - 1:
-                    raise
-            await asyncio.sleep(FLUSH_PAUSE_S)
+        await self._router.flush()
 
     @contextlib.asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

@@ -1,7 +1,8 @@
-"""The router's session API as the replay uses it: one call per method, no retries."""
+"""The router's session API as the replay uses it: one call per method; only flushing is retried."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -15,6 +16,8 @@ import aiohttp
 
 from benchmarks.replay.records import Failure
 from benchmarks.replay.sse import SseParser
+
+FLUSH_TRIES, FLUSH_PAUSE_S = 40, 0.5
 
 
 class CallFailed(Exception):
@@ -57,6 +60,16 @@ class Router:
             pass
 
     async def flush(self) -> None:
+        """An engine refuses while it still writes KV of finished turns to the store: ask again."""
+        for attempt in range(FLUSH_TRIES):
+            try:
+                return await self._flush()
+            except CallFailed:
+                if attempt == FLUSH_TRIES - 1:
+                    raise
+            await asyncio.sleep(FLUSH_PAUSE_S)
+
+    async def _flush(self) -> None:
         async with self._call("POST", "/admin/flush_cache", {}):
             pass
 

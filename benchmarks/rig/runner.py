@@ -30,7 +30,6 @@ from benchmarks.rig.workload import RigTokens, RigWorkload
 from dualpath_sglang.contract.errors import DualPathError
 
 FILL_CONCURRENCY = 4
-FLUSH_TRIES, FLUSH_PAUSE_S = 40, 0.5
 
 
 @dataclass(frozen=True)
@@ -151,14 +150,8 @@ def _reasons(seen: Observed) -> str:
 
 
 async def _flush(url: str) -> None:
-    """An engine refuses while it still writes finished turns to the store: ask again."""
     async with aiohttp.ClientSession() as http:
-        router = Router(http, url)
-        for attempt in range(FLUSH_TRIES):
-            try:
-                await router.flush()
-                return
-            except CallFailed as error:
-                if attempt == FLUSH_TRIES - 1:
-                    raise RunFailed(f"the caches could not be flushed: {error}") from error
-            await asyncio.sleep(FLUSH_PAUSE_S)
+        try:
+            await Router(http, url).flush()
+        except CallFailed as error:
+            raise RunFailed(f"the caches could not be flushed: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from replay_stub_router import StubRouter, formula, serving
 
-from benchmarks.replay import driver
+from benchmarks.replay import router
 from benchmarks.replay.driver import replay
 from benchmarks.replay.midway import MidwayFailed
 from benchmarks.replay.plan import DriverOptions, Gaps
@@ -182,7 +182,7 @@ async def test_own_midway_action() -> None:
 
 
 async def test_flush_is_asked_again_then_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "FLUSH_PAUSE_S", 0.0)
+    monkeypatch.setattr(router, "FLUSH_PAUSE_S", 0.0)
     stub = StubRouter()
     stub.flush_failures = 2
     seen = await drive(stub, [chain("a", 2)], midway_turns=(1,))

@@ -244,7 +244,7 @@ def test_compare_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_flush_that_fails_stops_the_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.replay.driver.FLUSH_PAUSE_S", 0.0)
+    monkeypatch.setattr("benchmarks.replay.router.FLUSH_PAUSE_S", 0.0)
     stub = StubRouter()
     stub.flush_failures = 1000
     with served(stub.app()) as url:
