@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +33,8 @@ from benchmarks.replay.runs import run_compare, run_replay
 from benchmarks.replay.scale import Filters
 from benchmarks.replay.tokens import space_of_model
 from benchmarks.replay.workload import WorkloadOptions, load
-from dualpath_sglang.contract.errors import DualPathError, StartupError
+from benchmarks.testmodel import make_model
+from dualpath_sglang.contract.errors import DualPathError
 
 SETTLE_S = 5.0
 MAX_CONTEXT_TOKENS = 2048
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, command: Sequence[str]) -> dict[str, Any]:
     """All steps; the final result. Raises DualPathError."""
     out: Path = args.out
     model: Path = args.model or out / "model"
-    make_model(model)
+    make_model(model, step)
     filters = Filters(args.sessions, args.turns, args.turns, MAX_CONTEXT_TOKENS)
     workload = load(
         WorkloadOptions(generate="32k", seed=args.seed, scale=args.scale, filters=filters)
@@ -96,18 +96,6 @@ def verdict(result: dict[str, Any]) -> list[str]:
     if not result["cached_tokens"]["storage"]:
         problems.append("nothing was read from the store although the caches were flushed")
     return problems
-
-
-def make_model(folder: Path) -> None:
-    """Raises StartupError with the command's own words when it fails."""
-    # Both, so that a folder left behind by an interrupted run is written anew.
-    if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
-        return
-    step(f"making a test model in {folder}")
-    words = [sys.executable, "-m", "dualpath_sglang.testmodel", "--out", str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise StartupError(f"the test model could not be made:\n{done.stderr[-2000:]}")
 
 
 def pair_config(model: Path, out: Path, threads: int) -> StackConfig:

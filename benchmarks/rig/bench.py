@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +20,15 @@ from benchmarks.rig.runner import Runner
 from benchmarks.rig.stacks import StackPlan, settings
 from benchmarks.rig.unshaped import tpot, unshaped
 from benchmarks.rig.workload import build
-from dualpath_sglang.contract.errors import DualPathError, StartupError
+from benchmarks.testmodel import make_model
+from dualpath_sglang.contract.errors import DualPathError
 
 EXTRAS: dict[str, Callable[[Runner, int], dict[str, Any]]] = {
     "isolated": isolated,
     "unshaped": unshaped,
     "tpot": tpot,
 }
+"""Measurements that are no runs of an arm, each with a file of its own."""
 EXTRA_TOPOLOGY = "1P1D"
 """The one that lone requests are measured on, with the engines that are up then."""
 
@@ -78,7 +78,7 @@ class Bench:
         also = f", then {', '.join(extras)}" if extras else ""
         self._show(f"{len(todo)} of {len(self._order.jobs())} runs to do{also}")
         if todo or extras:
-            make_model(self._config, self._model, self._show)
+            make_model(self._model, self._show, **asdict(self._config.model))
             self._measure(todo, extras)
         return summarize(self._out, self._failures)
 
@@ -145,16 +145,3 @@ def summarize(out: Path, failures: dict[str, str]) -> dict[str, Any]:
     summary.write_json(out / summary.SUMMARY_FILE, made)
     report.write(out, made)
     return made
-
-
-def make_model(config: RigConfig, folder: Path, show: Callable[[str], None]) -> None:
-    """Write the test model of the configured size, unless it is there. Raises StartupError."""
-    if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
-        return
-    show(f"making a test model in {folder}")
-    words = [sys.executable, "-m", "dualpath_sglang.testmodel", "--out", str(folder)]
-    for name, value in asdict(config.model).items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise StartupError(f"the test model could not be made:\n{done.stderr[-2000:]}")

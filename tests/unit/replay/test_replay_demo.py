@@ -16,6 +16,7 @@ from replay_stub_router import StubEngine, StubRouter, served
 from agent_runtime.config import StackConfig
 from agent_runtime.stack.layout import port_requests
 from agent_runtime.stack.validate import validate
+from benchmarks import testmodel
 from benchmarks.replay import demo
 from benchmarks.replay.results import read_result
 from dualpath_sglang.contract.errors import StartupError
@@ -138,14 +139,15 @@ def test_the_model_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         calls.append(words)
         return SimpleNamespace(returncode=0 if len(calls) == 1 else 1, stderr="no space left")
 
-    monkeypatch.setattr(demo.subprocess, "run", stub_run)
-    demo.make_model(tmp_path)
-    assert calls[0][1:] == ["-m", "dualpath_sglang.testmodel", "--out", str(tmp_path)]
+    monkeypatch.setattr(testmodel.subprocess, "run", stub_run)
+    testmodel.make_model(tmp_path, print, kv_heads=1)
+    command = ["-m", "dualpath_sglang.testmodel", "--out", str(tmp_path), "--kv-heads", "1"]
+    assert calls[0][1:] == command
     with pytest.raises(StartupError, match="no space left"):
-        demo.make_model(tmp_path)
+        testmodel.make_model(tmp_path, print)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(StartupError, match="no space left"):
-        demo.make_model(tmp_path)
+        testmodel.make_model(tmp_path, print)
     (tmp_path / "model.safetensors").touch()
-    demo.make_model(tmp_path)
+    testmodel.make_model(tmp_path, print)
     assert len(calls) == 3

@@ -95,7 +95,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(bench_module, "Lab", StubResource)
     monkeypatch.setattr(bench_module, "Machines", StubResource)
     monkeypatch.setattr(bench_module, "Runner", StubRunner)
-    monkeypatch.setattr(bench_module, "make_model", lambda *_: None)
+    monkeypatch.setattr(bench_module, "make_model", lambda *_, **size: None)
     monkeypatch.setattr(bench_module, "space_of_model", lambda _: None)
     monkeypatch.setattr(bench_module.report, "write", lambda *_: None)
     lone = {"schema": RUN_SCHEMA, "ratio": 1.9, "pairs": 2, "load_over_unshaped": 12.0}
