@@ -82,10 +82,7 @@ def clean(args: argparse.Namespace) -> int:
 
 
 def rig_config(args: argparse.Namespace) -> RigConfig:
-    given = {
-        name: getattr(args, name)
-        for name in ("sessions", "turns", "context", "seed", "max_inflight")
-    }
+    given = {name: getattr(args, name) for name in SIZES}
     changes = {name: value for name, value in given.items() if value is not None}
     if args.nic_mbit is not None:
         changes["nic_bits_per_s"] = round(args.nic_mbit * 1e6)

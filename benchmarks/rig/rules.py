@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.rig.arms import ARMS
+from benchmarks.rig.measure import PLANNED_PATHS
 
 Tree = dict[str, Any]
 SAME = (
@@ -20,7 +21,6 @@ SAME = (
 """Of an arm's `config`: equal in every arm of all topologies."""
 SAME_IN_TOPOLOGY = ("prefill_pools",)
 """Equal in every arm of one topology: several engines share what one has."""
-PLANNED_PATHS = ("store_to_prefill", "store_to_decode", "decode_to_prefill")
 MIN_HITS = 0.95
 MIN_FROM_STORAGE = 0.90
 MIN_OVER_RECOMPUTE = 1.3

@@ -20,8 +20,6 @@ from dualpath_sglang.contract.errors import ConfigError
 
 SCHEMA = "dualpath-rig/1"
 SUMMARY_FILE = "summary.json"
-EXTRAS = ("isolated", "unshaped", "tpot")
-"""Measurements that are no runs of an arm, each with a file of its own."""
 Tree = dict[str, Any]
 
 MEDIANS = (
@@ -73,7 +71,7 @@ def read_runs(out: Path) -> list[Tree]:
 
 
 def read_extra(out: Path, name: str) -> Tree | None:
-    """One of `EXTRAS`; None when it was not made."""
+    """A measurement that is no run of an arm, by its name; None when it was not made."""
     path = out / f"{name}.json"
     return _read(path, RUN_SCHEMA) if path.exists() else None
 
@@ -94,8 +92,8 @@ def build(
     failures: Mapping[str, str],
     environment: Tree,
 ) -> Tree:
-    """The summary. `extras`: the other measurements by name. `failures`: why an arm has no run,
-    by topology/arm."""
+    """The summary. `extras`: all other measurements by name, None for one that was not made.
+    `failures`: why an arm has no run, by topology/arm."""
     topologies: Tree = {}
     for key in TOPOLOGIES:
         arms = {}
@@ -111,7 +109,7 @@ def build(
         "schema": SCHEMA,
         **environment,
         "topologies": topologies,
-        **{name: extras.get(name) for name in EXTRAS},
+        **extras,
     }
     isolated = summary["isolated"]
     summary["isolated_ttft_ratio"] = isolated["ratio"] if isolated else None

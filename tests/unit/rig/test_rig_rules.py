@@ -12,6 +12,7 @@ import pytest
 from benchmarks.replay.stats import summary as percentiles
 from benchmarks.rig import report, summary
 from benchmarks.rig.arms import ARMS, Job
+from benchmarks.rig.bench import EXTRAS
 from benchmarks.rig.isolated import result as isolated_result
 from benchmarks.rig.runfile import RUN_SCHEMA
 from benchmarks.rig.unshaped import tpot_result, unshaped_result
@@ -276,7 +277,7 @@ def test_report_files(tmp_path: Path) -> None:
 
 
 def test_an_empty_summary() -> None:
-    made = summary.build([], {}, {}, {})
+    made = summary.build([], dict.fromkeys(EXTRAS), {}, {})
     assert made["topologies"] == {}
     assert report.plot(made).startswith(b"\x89PNG")
 
