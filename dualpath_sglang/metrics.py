@@ -1,4 +1,4 @@
-"""Bytes and tokens by path, per engine, on SGLang's own `/metrics` (`--enable-metrics`).
+"""Bytes, tokens and events by path, per engine, on SGLang's own `/metrics` (`--enable-metrics`).
 
 The scheduler process writes them; `prometheus_client`'s multi-process files, which SGLang sets up,
 carry them to the HTTP process. Names are declared here and nowhere else.
@@ -6,44 +6,85 @@ carry them to the HTTP process. Names are declared here and nowhere else.
 
 from __future__ import annotations
 
-import functools
 import threading
 from typing import Any, Literal
 
 from dualpath_sglang.hooks import Hook, guarded
 
 Path = Literal["store_to_prefill", "store_to_decode", "decode_to_prefill", "prefill_to_decode"]
-KV_BYTES = "dualpath_kv_bytes_total"
+SECONDS_OF = {
+    "staging": "Seconds of one staging",
+    "pull": "Seconds of a load with pages from a peer, store part included",
+    "load": "Seconds of a load without pages from a peer",
+}
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+_made: dict[str, Any] = {}
+_making = threading.Lock()
+"""Several threads count, and prometheus_client refuses a name that is made twice."""
 
 
-@functools.cache
-def _counter(name: str, text: str) -> Any:
-    # Imported late: prometheus_client decides at import whether it writes for several processes.
-    from prometheus_client import Counter
+def _metric(
+    kind: Literal["Counter", "Gauge", "Histogram"], name: str, *args: Any, **kw: Any
+) -> Any:
+    """`prometheus_client.KIND(name, ...)`, made at the first use."""
+    with _making:
+        if name not in _made:
+            # Imported late: it decides at import whether it writes for several processes.
+            import prometheus_client
 
-    return Counter(name, text, ("path",))
+            _made[name] = getattr(prometheus_client, kind)(name, *args, **kw)
+        return _made[name]
+
+
+def _count(name: str, text: str, label: str, value: str, amount: int = 1) -> None:
+    _metric("Counter", name, text, (label,)).labels(value).inc(amount)
 
 
 def count_bytes(path: Path, amount: int) -> None:
     """Payload bytes of KV that arrived here over `path`."""
-    _counter(KV_BYTES, "KV bytes that arrived at this engine").labels(path).inc(amount)
+    _count("dualpath_kv_bytes_total", "KV bytes that arrived at this engine", "path", path, amount)
+
+
+class PrometheusMeter:
+    """What the second path counts (`secondpath.meter.Meter`)."""
+
+    def __init__(self) -> None:
+        self._gauges: dict[str, int] = {}
+
+    def moved(self, path: Path, tokens: int, amount: int) -> None:
+        # Bytes read from the store are counted where they are read: `around_store_get`.
+        if not path.startswith("store_"):
+            count_bytes(path, amount)
+        _count("dualpath_kv_tokens_total", "KV tokens that arrived here", "path", path, tokens)
+
+    def fallback(self, reason: str, pages: int = 1) -> None:
+        if pages > 0:
+            text = "Pages that came another way than planned"
+            _count("dualpath_fallback_pages_total", text, "reason", reason, pages)
+
+    def plan(self, outcome: str) -> None:
+        _count("dualpath_plans_total", "Plans by what became of them", "outcome", outcome)
+
+    def took(self, what: Literal["staging", "pull", "load"], seconds: float) -> None:
+        name = f"dualpath_{what}_seconds"
+        _metric("Histogram", name, SECONDS_OF[what], buckets=BUCKETS_S).observe(seconds)
+
+    def gauge(self, name: Literal["pinned", "quarantined", "exchanges"], value: int) -> None:
+        if self._gauges.get(name) != value:
+            text = f"Now {name}: pages, or exchanges"
+            gauge = _metric("Gauge", f"dualpath_{name}", text, multiprocess_mode="livemostrecent")
+            gauge.set(value)
+        self._gauges[name] = value
 
 
 _role = ""
-_read_bytes = 0
-_counting = threading.Lock()
-"""Several threads read the store."""
 
 
 def set_role(role: str) -> None:
     """`prefill` or `decode`, once per scheduler process."""
     global _role
     _role = role
-
-
-def store_bytes() -> int:
-    """Bytes that this process has read from the store so far."""
-    return _read_bytes
 
 
 def around_store_get(original: Any, store: Any, *args: Any, **kwargs: Any) -> Any:
@@ -55,11 +96,8 @@ def around_store_get(original: Any, store: Any, *args: Any, **kwargs: Any) -> An
 
 @guarded("counting bytes read from the store", lambda *_: None)
 def _count_store(results: Any) -> None:
-    global _read_bytes
-    amount = sum(result for result in results if result > 0)
-    with _counting:
-        _read_bytes += amount
     if _role:
+        amount = sum(result for result in results if result > 0)
         count_bytes("store_to_prefill" if _role == "prefill" else "store_to_decode", amount)
 
 

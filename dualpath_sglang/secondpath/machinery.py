@@ -14,6 +14,7 @@ from typing import Any
 from dualpath_sglang.contract.clock import Clock
 from dualpath_sglang.engine_config import EngineConfig
 from dualpath_sglang.key_layout import key_layout_of
+from dualpath_sglang.metrics import PrometheusMeter
 from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.bucket import TokenBucket
 from dualpath_sglang.secondpath.export_server import ExportServer
@@ -21,7 +22,7 @@ from dualpath_sglang.secondpath.exports import ExportTable
 from dualpath_sglang.secondpath.faults import Faults, faulty
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.loads import Loads
-from dualpath_sglang.secondpath.meter import Meter, PrometheusMeter
+from dualpath_sglang.secondpath.meter import Meter
 from dualpath_sglang.secondpath.protocol import Hello
 from dualpath_sglang.secondpath.pull import PeerClient
 from dualpath_sglang.secondpath.puller import Puller, Tools

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from dualpath_sglang.metrics import Path
 from dualpath_sglang.secondpath import sglang_pool
 from dualpath_sglang.secondpath.faults import Faults
-from dualpath_sglang.secondpath.meter import Meter, Path
+from dualpath_sglang.secondpath.meter import Meter
 from dualpath_sglang.secondpath.pool import HostPool
 from dualpath_sglang.secondpath.store_reader import PageRead
 

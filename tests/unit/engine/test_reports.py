@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from dualpath_sglang import metrics, report
 from dualpath_sglang.contract.report import META_KEY, TurnReport, from_meta
+from dualpath_sglang.secondpath.meter import Meter
 
 
 def request(prompt: int, **more: Any) -> SimpleNamespace:
@@ -74,8 +76,40 @@ def test_reports_of_other_versions_and_none_are_none() -> None:
     assert from_meta({META_KEY: [None, tree]}) == TurnReport("decode", device=1)
 
 
-def test_store_bytes_are_what_came_back() -> None:
-    before = metrics.store_bytes()
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_store_bytes_are_what_came_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_role", "decode")
+    before = sample("dualpath_kv_bytes_total", path="store_to_decode")
     results = metrics.around_store_get(lambda store, keys: [4096, -1, 4096], None, ["a", "b", "c"])
     assert results == [4096, -1, 4096]
-    assert metrics.store_bytes() - before == 8192
+    assert sample("dualpath_kv_bytes_total", path="store_to_decode") - before == 8192
+
+
+def test_what_the_second_path_publishes() -> None:
+    published: list[tuple[str, dict[str, str], float]] = [
+        ("dualpath_kv_bytes_total", {"path": "decode_to_prefill"}, 4096),
+        # The hook around the store counts these.
+        ("dualpath_kv_bytes_total", {"path": "store_to_prefill"}, 0),
+        ("dualpath_kv_tokens_total", {"path": "decode_to_prefill"}, 16),
+        ("dualpath_kv_tokens_total", {"path": "store_to_prefill"}, 32),
+        ("dualpath_fallback_pages_total", {"reason": "late"}, 3),
+        ("dualpath_fallback_pages_total", {"reason": "none"}, 0),
+        ("dualpath_plans_total", {"outcome": "taken"}, 1),
+        ("dualpath_pull_seconds_bucket", {"le": "0.025"}, 1),
+    ]
+    before = [sample(name, **labels) for name, labels, _ in published]
+    meter: Meter = metrics.PrometheusMeter()
+    meter.moved("decode_to_prefill", 16, 4096)
+    meter.moved("store_to_prefill", 32, 8192)
+    meter.fallback("late", 3)
+    meter.fallback("none", 0)
+    meter.plan("taken")
+    meter.took("pull", 0.02)
+    for (name, labels, grown), start in zip(published, before, strict=True):
+        assert sample(name, **labels) - start == grown, (name, labels)
+    for value in (3, 3, 2):
+        meter.gauge("pinned", value)
+    assert sample("dualpath_pinned") == 2

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
+from dualpath_sglang.metrics import Path
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Key, Load, Origin
 from dualpath_sglang.secondpath.pool import HostPool
@@ -29,6 +31,32 @@ class Memory:
     def fill(self, number: int, value: int) -> None:
         for i, at in enumerate(self.pool.addresses(number)):
             ctypes.memset(at, value + i, PAGE_BYTES)
+
+
+class CountingMeter:
+    """A meter double: plain numbers."""
+
+    def __init__(self) -> None:
+        self.tokens: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.fallbacks: Counter[str] = Counter()
+
+    def moved(self, path: Path, tokens: int, amount: int) -> None:
+        self.tokens[path] += tokens
+        self.bytes[path] += amount
+
+    def fallback(self, reason: str, pages: int = 1) -> None:
+        if pages > 0:
+            self.fallbacks[reason] += pages
+
+    def plan(self, outcome: str) -> None:
+        pass
+
+    def took(self, what: str, seconds: float) -> None:
+        pass
+
+    def gauge(self, name: str, value: int) -> None:
+        pass
 
 
 class CopyingTransport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from second_doubles import KEY, CopyingTransport, Memory, Operation, hashes, wait_for
+from second_doubles import KEY, CopyingTransport, CountingMeter, Memory, Operation, hashes, wait_for
 
 from dualpath_sglang.contract.clock import SystemClock
 from dualpath_sglang.secondpath import pull, puller
@@ -15,7 +15,6 @@ from dualpath_sglang.secondpath.export_server import ExportServer
 from dualpath_sglang.secondpath.exports import ExportTable
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Load, Origin, State
-from dualpath_sglang.secondpath.meter import Meter
 from dualpath_sglang.secondpath.protocol import Hello
 from dualpath_sglang.secondpath.pull import PeerClient
 from dualpath_sglang.secondpath.puller import Puller, Tools
@@ -35,7 +34,7 @@ class Rig:
         self.nonce = 0
         self.server = self.serve(0)
         self.transport = CopyingTransport()
-        self.meter = Meter()
+        self.meter = CountingMeter()
         self.lost: list[tuple[list[int], Callable[[], bool] | None]] = []
         clock = SystemClock()
         tools = Tools(

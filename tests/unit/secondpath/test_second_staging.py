@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from second_doubles import KEY, Memory, Operation, hashes
+from second_doubles import KEY, CountingMeter, Memory, Operation, hashes
 
 from dualpath_sglang.contract.clock import ManualClock
 from dualpath_sglang.contract.plan import Plan
@@ -15,7 +15,6 @@ from dualpath_sglang.secondpath.exports import ExportTable
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Load, Origin
 from dualpath_sglang.secondpath.loads import QUARANTINE_S, Loads
-from dualpath_sglang.secondpath.meter import Meter
 from dualpath_sglang.secondpath.pins import AdmissionPins
 from dualpath_sglang.secondpath.requests import Followed, Requests
 from dualpath_sglang.secondpath.staging import Limits, Staging
@@ -104,7 +103,7 @@ class Decode:
         self.cache = cache
         self.holds = PageHolds()
         self.exports = ExportTable(self.holds, 30.0)
-        self.meter = Meter()
+        self.meter = CountingMeter()
         self.progress = 0.0
         limits = Limits(10.0, pin_pages, False)
         pool = Memory(PAGES).pool
@@ -302,7 +301,7 @@ class Prefill:
         self.cache = cache
         self.clock = ManualClock()
         self.holds = PageHolds()
-        self.meter = Meter()
+        self.meter = CountingMeter()
         self.loads = Loads(
             cache, self.holds, self.meter, self.clock, 10.0, ends_with_plan=ends_with_plan
         )
