@@ -55,7 +55,6 @@ class Tokenize:
 class Detokenize:
     op: ClassVar[str] = "detokenize"
     token_ids: tuple[int, ...]
-    skip_special_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,6 @@ class RenderDelta:
 
 
 @dataclass(frozen=True)
-class Info:
-    op: ClassVar[str] = "info"
-
-
-@dataclass(frozen=True)
 class Tokens:
     reply: ClassVar[str] = "tokens"
     token_ids: tuple[int, ...]
@@ -103,14 +97,12 @@ class Delta:
     """Append `token_ids` after the first `keep_tokens` history tokens (null: after all of them).
 
     `text` is the text of `token_ids`. When the history was cut, the new `history_text` is
-    its first `keep_chars` characters + `text`. `encoded_chars` counts the characters given to the
-    tokenizer, which is the work that grows with what was appended only.
+    its first `keep_chars` characters + `text`.
     """
 
     reply: ClassVar[str] = "delta"
     token_ids: tuple[int, ...]
     text: str
-    encoded_chars: int
     keep_tokens: int | None = None
     keep_chars: int | None = None
 
@@ -119,26 +111,12 @@ class Delta:
 class Rewrite:
     """The template would change tokens already in the history; nothing was tokenized.
 
-    `message_index` counts over `messages_before + messages_new`. `common_chars` is how much of
-    `history_text` the new rendering keeps.
+    `message_index` counts over `messages_before + messages_new`.
     """
 
     reply: ClassVar[str] = "rewrite"
     message_index: int
-    role: str
     message: str
-    common_chars: int
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """`special_token_ids` maps the text of each special token to its id."""
-
-    reply: ClassVar[str] = "info"
-    eos_token_ids: tuple[int, ...]
-    vocab_size: int
-    special_token_ids: dict[str, int]
-    template: str
 
 
 @dataclass(frozen=True)
@@ -158,13 +136,11 @@ class RenderError:
         return RendererFailure(self.message)
 
 
-Request = Tokenize | Detokenize | RenderDelta | Info
-Reply = Tokens | Text | Delta | Rewrite | ModelInfo | RenderError
+Request = Tokenize | Detokenize | RenderDelta
+Reply = Tokens | Text | Delta | Rewrite | RenderError
 
-_REQUESTS: dict[str, type[Any]] = {c.op: c for c in (Tokenize, Detokenize, RenderDelta, Info)}
-_REPLIES: dict[str, type[Any]] = {
-    c.reply: c for c in (Tokens, Text, Delta, Rewrite, ModelInfo, RenderError)
-}
+_REQUESTS: dict[str, type[Any]] = {c.op: c for c in (Tokenize, Detokenize, RenderDelta)}
+_REPLIES: dict[str, type[Any]] = {c.reply: c for c in (Tokens, Text, Delta, Rewrite, RenderError)}
 
 
 def encode_request(request_id: int, request: Request) -> bytes:
@@ -274,7 +250,7 @@ def _checked(name: str, kind: str, value: Any) -> Any:
         if value in allowed:
             return value
         raise BadRequest(f"{name} must be one of {allowed}", field=name)
-    simple = {"int": int, "bool": bool}.get(kind, dict if kind.startswith("dict[") else str)
+    simple = int if kind == "int" else dict if kind.startswith("dict[") else str
     if type(value) is simple:
         return value
     raise BadRequest(f"{name} must be of type {simple.__name__}", field=name)

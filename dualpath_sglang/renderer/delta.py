@@ -42,7 +42,7 @@ def render_delta(
     history = request.history_text
     if full.startswith(history):
         text = full[len(history) :]
-        return Delta(tokenizer.encode(text), text, encoded_chars=len(text))
+        return Delta(tokenizer.encode(text), text)
     common = _common_prefix(full, history)
     if request.on_rewrite == "cut":
         return _cut(request, full, common, tokenizer)
@@ -58,7 +58,7 @@ def _cut(request: RenderDelta, full: str, common: int, tokenizer: ExactTokenizer
         )
     keep, kept = _keep_tokens(ids, full[:common], tokenizer)
     text = full[len(kept) :]
-    return Delta(tokenizer.encode(text), text, len(text), keep_tokens=keep, keep_chars=len(kept))
+    return Delta(tokenizer.encode(text), text, keep_tokens=keep, keep_chars=len(kept))
 
 
 def _keep_tokens(ids: tuple[int, ...], common: str, tokenizer: ExactTokenizer) -> tuple[int, str]:
@@ -91,12 +91,10 @@ def _rewrite(
     was, now = (repr(text[common : common + 24]) for text in (history, full))
     return Rewrite(
         message_index=index,
-        role=role,
         message=(
             f"the chat template changes the history at message {index} ({role}): "
             f"{was} would become {now}; set on_template_rewrite to cut to keep what is common"
         ),
-        common_chars=common,
     )
 
 

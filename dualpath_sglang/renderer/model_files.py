@@ -10,7 +10,6 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from dualpath_sglang.contract.errors import BadRequest, StartupError
-from dualpath_sglang.contract.render import ModelInfo
 from dualpath_sglang.renderer.sglang_template import ChatTemplate
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
@@ -35,7 +34,7 @@ class ExactTokenizer:
             raise BadRequest("the text holds a lone surrogate: send valid Unicode") from err
         return tuple(self.core.encode(text, add_special_tokens=False).ids)
 
-    def decode(self, ids: tuple[int, ...], *, skip_special_tokens: bool = False) -> str:
+    def decode(self, ids: tuple[int, ...]) -> str:
         """Bytes that are no UTF-8 become U+FFFD. Raises BadRequest for an id out of range."""
         for place, number in enumerate(ids):
             if not 0 <= number < self.vocab_size:
@@ -43,19 +42,18 @@ class ExactTokenizer:
                     f"token id {number} at {place} is not in [0, {self.vocab_size})",
                     field="token_ids",
                 )
-        return str(self.core.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        return str(self.core.decode(list(ids), skip_special_tokens=False))
 
-    def content(self, ids: tuple[int, ...], *, skip_special_tokens: bool = False) -> str:
+    def content(self, ids: tuple[int, ...]) -> str:
         """Text of an output without its end-of-sequence token."""
         body = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
-        return self.decode(body, skip_special_tokens=skip_special_tokens)
+        return self.decode(body)
 
 
 @dataclass(frozen=True)
 class ModelFiles:
     tokenizer: ExactTokenizer
     template: ChatTemplate
-    info: ModelInfo
 
 
 def load_model_files(folder: Path) -> ModelFiles:
@@ -73,15 +71,7 @@ def load_model_files(folder: Path) -> ModelFiles:
         vocab_size=max(vocab, core.get_vocab_size(with_added_tokens=True)),
     )
     _check_concatenation(tokenizer, folder)
-    template = ChatTemplate(_templates(folder, settings), named)
-    added = core.get_added_tokens_decoder()
-    info = ModelInfo(
-        eos_token_ids=tuple(sorted(tokenizer.eos_ids)),
-        vocab_size=tokenizer.vocab_size,
-        special_token_ids={token.content: number for number, token in added.items()},
-        template=template.name,
-    )
-    return ModelFiles(tokenizer, template, info)
+    return ModelFiles(tokenizer, ChatTemplate(_templates(folder, settings), named))
 
 
 def _core(path: Path) -> Tokenizer:

@@ -9,7 +9,6 @@ from jinja2 import TemplateError
 from dualpath_sglang.contract.errors import BadRequest, BodyTooLarge, DualPathError
 from dualpath_sglang.contract.render import (
     Detokenize,
-    RenderDelta,
     RenderError,
     Reply,
     Request,
@@ -47,17 +46,12 @@ class RenderService:
         if isinstance(request, Tokenize):
             return Tokens(tokenizer.encode(request.text))
         if isinstance(request, Detokenize):
-            skip = request.skip_special_tokens
-            return Text(
-                tokenizer.decode(request.token_ids, skip_special_tokens=skip),
-                tokenizer.content(request.token_ids, skip_special_tokens=skip),
-            )
-        if isinstance(request, RenderDelta):
-            try:
-                return render_delta(request, self._model.template, tokenizer)
-            except (TemplateError, TypeError) as err:
-                return RenderError("template_error", f"the chat template refused: {err}")
-        return self._model.info
+            ids = request.token_ids
+            return Text(tokenizer.decode(ids), tokenizer.content(ids))
+        try:
+            return render_delta(request, self._model.template, tokenizer)
+        except (TemplateError, TypeError) as err:
+            return RenderError("template_error", f"the chat template refused: {err}")
 
 
 def error_of(err: Exception) -> RenderError:

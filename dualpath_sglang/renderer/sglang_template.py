@@ -45,11 +45,6 @@ class ChatTemplate:
             for name, source in templates.items()
         }
 
-    @property
-    def name(self) -> str:
-        """ "none", or the names of the templates with the content form that SGLang detects."""
-        return ",".join(f"{n}:{self._formats[n]}" for n in self._templates) or "none"
-
     def render(
         self,
         messages: list[Message],

@@ -86,16 +86,14 @@ def test_only_what_was_appended_is_tokenized(chatml: ModelFiles) -> None:
     session.append(say("user", "word " * 20_000))
     session.generate("word " * 20_000 + "<|im_end|>")
     core.characters = 0
-    delta = session.append(say("user", "hello"))
-    assert core.characters == delta.encoded_chars == len("\n" + USER_ASKS)
+    session.append(say("user", "hello"))
+    assert core.characters == len("\n" + USER_ASKS)
 
 
 def test_text_parts_are_rendered_by_both_kinds_of_template(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
     as_list = ExactSession(make_model(tmp_path / "list", LIST_CONTENT))
     as_text = ExactSession(make_model(tmp_path / "text", CHATML))
-    assert as_list.model.info.template == "default:openai"
-    assert as_text.model.info.template == "default:string"
     assert "\nhello<|im_end|>" in as_list.append(say("user", parts)).text
     assert "\nhel lo<|im_end|>" in as_text.append(say("user", parts)).text  # as SGLang joins
 

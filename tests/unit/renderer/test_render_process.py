@@ -13,7 +13,7 @@ import pytest
 from render_models import CHATML, TRIMS, make_model, write_model
 
 from dualpath_sglang.contract.errors import BadRequest, StartupError
-from dualpath_sglang.contract.render import Info, ModelInfo, decode_reply, encode_request
+from dualpath_sglang.contract.render import Tokenize, Tokens, decode_reply, encode_request
 from dualpath_sglang.renderer.model_files import load_model_files
 
 COMMAND = [sys.executable, "-m", "dualpath_sglang.renderer"]
@@ -30,9 +30,9 @@ def test_ready_answers_and_leaves_nothing_after_sigterm(tmp_path: Path) -> None:
             assert not maps.exists() or "libtorch" not in maps.read_text()
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(path))
-                client.sendall(encode_request(1, Info()))
+                client.sendall(encode_request(1, Tokenize("x")))
                 with client.makefile("rb") as lines:
-                    assert isinstance(decode_reply(lines.readline())[1], ModelInfo)
+                    assert isinstance(decode_reply(lines.readline())[1], Tokens)
                     process.send_signal(signal.SIGTERM)
                     assert process.wait(10) == 0
         finally:
@@ -104,7 +104,7 @@ def test_tools_choose_the_template_made_for_them(tmp_path: Path) -> None:
 
 def test_both_end_tokens_are_known_and_ids_are_checked(tmp_path: Path) -> None:
     model = make_model(tmp_path)
-    special = model.info.special_token_ids
-    assert set(model.info.eos_token_ids) == {special["<|im_end|>"], special["<|endoftext|>"]}
+    (end,), (other,) = map(model.tokenizer.encode, ("<|im_end|>", "<|endoftext|>"))
+    assert model.tokenizer.eos_ids == {end, other}
     with pytest.raises(BadRequest, match=r"not in \[0, 300\)"):
         model.tokenizer.decode((300,))

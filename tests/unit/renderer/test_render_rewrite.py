@@ -38,8 +38,7 @@ def rewrite_of(session: ExactSession, **changes: object) -> Rewrite:
 def test_stripped_reasoning_names_the_assistant_message(tmp_path: Path) -> None:
     session = thinking_session(tmp_path)
     reply = rewrite_of(session)
-    assert (reply.message_index, reply.role) == (2, "assistant")
-    assert session.text[: reply.common_chars].endswith("<|im_start|>assistant\n")
+    assert reply.message_index == 2
     assert "message 2 (assistant)" in reply.message
     assert "on_template_rewrite" in reply.message
 
@@ -51,8 +50,8 @@ def test_trimmed_output_is_found(tmp_path: Path) -> None:
     session.append(say("user", "two"))
     session.generate("padded \n<|im_end|>")
     reply = rewrite_of(session)
-    assert (reply.message_index, reply.role) == (3, "assistant")
-    assert session.text[: reply.common_chars].endswith("padded")
+    assert reply.message_index == 3
+    assert r"message 3 (assistant): ' \n<|im_end|>' would become" in reply.message
 
 
 def test_an_injected_date_names_the_first_message(tmp_path: Path) -> None:
@@ -61,7 +60,7 @@ def test_an_injected_date_names_the_first_message(tmp_path: Path) -> None:
     session.generate("answer<|im_end|>")
     reply = rewrite_of(session, template_kwargs={"today": "Tuesday"})
     assert reply.message_index == 0
-    assert session.text[: reply.common_chars].endswith("Today: ")
+    assert "'Monday<|im_end|>" in reply.message
     session.append(say("user", "same day"))
 
 
@@ -92,9 +91,9 @@ def test_another_end_token_is_a_rewrite_that_a_cut_drops(chatml: ModelFiles) -> 
 def test_cut_keeps_the_common_prefix_and_goes_on_exactly(tmp_path: Path) -> None:
     session = thinking_session(tmp_path)
     before = tuple(session.ids)
-    common = rewrite_of(session).common_chars
+    rewrite_of(session)
     delta = session.append(say("user", "more"), on_rewrite="cut", history_token_ids=before)
-    assert delta.keep_chars == common
+    assert session.text[: delta.keep_chars].endswith("<|im_start|>assistant\n")
     assert delta.keep_tokens is not None
     assert tuple(session.ids[: delta.keep_tokens]) == before[: delta.keep_tokens]
     assert delta.text.startswith("answer<|im_end|>")

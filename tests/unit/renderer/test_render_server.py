@@ -17,8 +17,6 @@ from dualpath_sglang.contract.render import (
     LINE_LIMIT,
     Delta,
     Detokenize,
-    Info,
-    ModelInfo,
     RenderDelta,
     RenderError,
     Reply,
@@ -31,6 +29,8 @@ from dualpath_sglang.contract.render import (
 from dualpath_sglang.renderer.model_files import ModelFiles
 from dualpath_sglang.renderer.server import LineServer, claim_socket_path
 from dualpath_sglang.renderer.service import RenderService
+
+PROBE = encode_request(1, Tokenize("x"))
 
 
 class Client:
@@ -71,19 +71,11 @@ async def test_every_op_over_the_socket(
     tmp_path: Path, answer: Callable[[bytes], bytes], chatml: ModelFiles
 ) -> None:
     async with connected(tmp_path / "s", answer) as client:
-        number, info = await client.ask(encode_request(1, Info()))
-        assert (number, info) == (1, chatml.info)
-        assert isinstance(info, ModelInfo)
-        end = info.special_token_ids["<|im_end|>"]
-        assert end in info.eos_token_ids
-        assert info.vocab_size == 300
-        _, tokens = await client.ask(encode_request(2, Tokenize("hello<|im_end|>")))
+        number, tokens = await client.ask(encode_request(2, Tokenize("hello<|im_end|>")))
+        assert (number, tokens) == (2, Tokens(chatml.tokenizer.encode("hello<|im_end|>")))
         assert isinstance(tokens, Tokens)
-        assert tokens.token_ids[-1] == end
         back = await client.ask(encode_request(3, Detokenize(tokens.token_ids)))
         assert back == (3, Text("hello<|im_end|>", "hello"))
-        plain = await client.ask(encode_request(4, Detokenize(tokens.token_ids, True)))
-        assert plain == (4, Text("hello", "hello"))
         request = RenderDelta("", (), ({"role": "user", "content": "x"},))
         _, delta = await client.ask(encode_request(5, request))
         assert isinstance(delta, Delta)
@@ -96,7 +88,7 @@ async def test_every_op_over_the_socket(
         (b"\n", None, None),
         (b"\xff\xfe\n", None, None),
         (b'{"v":1,"id":9,"op":"sing"}\n', 9, "op"),
-        (b'{"v":7,"id":9,"op":"info"}\n', 9, "v"),
+        (b'{"v":7,"id":9,"op":"tokenize","text":"x"}\n', 9, "v"),
         (b'{"v":1,"id":9,"op":"tokenize","text":"\\ud800"}\n', 9, None),
         (b'{"v":1,"id":9,"op":"detokenize","token_ids":[-1]}\n', 9, "token_ids"),
         (b'{"v":1,"id":9,"op":"detokenize","token_ids":[300]}\n', 9, "token_ids"),
@@ -114,7 +106,7 @@ async def test_a_bad_line_is_answered_and_the_connection_lives(
         got, error = await client.ask(line)
         assert isinstance(error, RenderError)
         assert (got, error.kind, error.field) == (number, "bad_request", field)
-        assert isinstance((await client.ask(encode_request(1, Info())))[1], ModelInfo)
+        assert isinstance((await client.ask(PROBE))[1], Tokens)
 
 
 async def test_a_line_over_the_limit_is_named_and_skipped(
@@ -126,7 +118,7 @@ async def test_a_line_over_the_limit_is_named_and_skipped(
         assert isinstance(error, RenderError)
         assert error.kind == "too_large"
         assert str(LINE_LIMIT) in error.message
-        assert isinstance((await client.ask(encode_request(1, Info())))[1], ModelInfo)
+        assert isinstance((await client.ask(PROBE))[1], Tokens)
 
 
 async def test_the_longest_line_is_taken_and_one_byte_more_is_not(tmp_path: Path) -> None:
@@ -183,7 +175,7 @@ async def test_a_client_that_leaves_early_harms_nobody(
             _, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
             writer.write(encode_request(1, Tokenize("word " * 1000)) * 5 + b'{"half')
             writer.transport.abort()
-        assert isinstance((await client.ask(encode_request(1, Info())))[1], ModelInfo)
+        assert isinstance((await client.ask(PROBE))[1], Tokens)
 
 
 async def test_a_defect_is_an_error_reply_without_its_traceback(
@@ -194,7 +186,7 @@ async def test_a_defect_is_an_error_reply_without_its_traceback(
 
     monkeypatch.setattr(RenderService, "reply", broken)
     async with connected(tmp_path / "s", RenderService(chatml).answer) as client:
-        got = await client.ask(encode_request(4, Info()))
+        got = await client.ask(encode_request(4, Tokenize("x")))
         assert got == (4, RenderError("internal", "ZeroDivisionError: of ours"))
 
 

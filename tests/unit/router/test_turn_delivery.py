@@ -95,7 +95,7 @@ class RewritingRenderer:
         self.index = index
 
     async def ask(self, request: Request) -> Reply:
-        return Rewrite(self.index, "assistant", f"changes message {self.index}", 0)
+        return Rewrite(self.index, f"changes message {self.index}")
 
     async def close(self) -> None:
         return None
