@@ -51,7 +51,7 @@ class Row:
 
 
 class Side:
-    """A host pool of random bytes and the transfer engine that it is registered with."""
+    """A host pool, each MiB of one value, and the transfer engine it is registered with."""
 
     def __init__(self, seed: int) -> None:
         self._memory = (ctypes.c_char * POOL_BYTES)()

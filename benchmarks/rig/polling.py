@@ -53,4 +53,4 @@ POLLING_HOOKS: tuple[Hook, ...] = (
         "a thread that sends KV to the decode engine polls without a pause",
     ),
 )
-"""Part of CPU support, in every arm of a comparison."""
+"""Of the rig only, in every arm of a comparison (`engine.py`)."""

@@ -1,4 +1,4 @@
-"""`summary.json`: medians over the runs of every arm, checked against the rules. Pure.
+"""`summary.json`: medians over the runs of every arm, checked against the rules.
 
 One file per finished run, so that a stopped rig goes on where it was; the summary is made of
 them anew after every run.

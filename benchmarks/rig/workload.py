@@ -57,16 +57,6 @@ class RigWorkload:
         return sum(session.history for session in self.sessions)
 
     @property
-    def planned_turns(self) -> int:
-        return sum(len(session.turns) for session in self.sessions)
-
-    @property
-    def reusable(self) -> float:
-        """Share of the prompt tokens that are not new."""
-        turns = [turn for session in self.sessions for turn in session.turns]
-        return sum(turn.keep for turn in turns) / sum(turn.prompt for turn in turns)
-
-    @property
     def digest(self) -> str:
         """Equal for equal turns in equal order."""
         rows = [(s.sid, s.history, [(t.keep, t.append, t.out) for t in s.turns]) for s in self]
