@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 
-from dualpath_sglang.cpu import attention
 from dualpath_sglang.cpu.shims import install_shims
 
 PAGE = 16
@@ -122,7 +121,9 @@ def backends() -> tuple[Any, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
-    return object.__new__(TorchNativeAttnBackend), object.__new__(attention.backend_class())
+
+        from dualpath_sglang.cpu.attention_backend import PrefixAttnBackend
+    return object.__new__(TorchNativeAttnBackend), object.__new__(PrefixAttnBackend)
 
 
 def best_ms(call: Callable[[], object], repeat: int) -> float:

@@ -4,9 +4,7 @@ SGLang's `torch_native` backend pads the new queries to the whole context, so a 
 cached prefix costs as much as one without. Here only the new queries are computed, in blocks
 that bound memory, against the keys each block may see.
 
-The maths (`attend`, `attend_extend`, `attend_decode`) imports no SGLang. `install()` puts a
-backend built on it in place of `torch_native`: under its own name it would be sent down
-SGLang's Triton branches, which are chosen by backend name.
+The maths alone, without SGLang; `attention_backend.py` is the backend built on it.
 
 Per-sequence loops are deliberate. Measured on one core, padding several decodes into one
 batched product is 4x slower than the loop, and the loop keeps a sequence's result independent
@@ -15,11 +13,8 @@ of what else is in the batch.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -205,147 +200,3 @@ def _hide_future(scores: torch.Tensor) -> None:
     count = scores.shape[-2]
     future = torch.ones((count, count), dtype=torch.bool, device=scores.device).triu(1)
     scores[..., -count:].masked_fill_(future, -math.inf)
-
-
-@functools.cache
-def backend_class() -> type[Any]:
-    """The SGLang attention backend, a subclass of upstream's `TorchNativeAttnBackend`.
-
-    Cross attention, encoder lengths and sliding windows go to the parent unchanged.
-    """
-    from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
-
-    class PrefixAttnBackend(TorchNativeAttnBackend):  # type: ignore[misc]
-        def _run_sdpa_forward_extend(
-            self,
-            query: torch.Tensor,
-            output: torch.Tensor,
-            k_cache: torch.Tensor,
-            v_cache: torch.Tensor,
-            req_to_token: torch.Tensor,
-            req_pool_indices: torch.Tensor,
-            seq_lens: torch.Tensor,
-            extend_prefix_lens: torch.Tensor,
-            extend_seq_lens: torch.Tensor,
-            encoder_lens: torch.Tensor | None = None,
-            **options: Any,
-        ) -> torch.Tensor:
-            if _unusual(encoder_lens, options):
-                kept: torch.Tensor = super()._run_sdpa_forward_extend(
-                    query,
-                    output,
-                    k_cache,
-                    v_cache,
-                    req_to_token,
-                    req_pool_indices,
-                    seq_lens,
-                    extend_prefix_lens,
-                    extend_seq_lens,
-                    encoder_lens,
-                    **options,
-                )
-                return kept
-            attend_extend(
-                query,
-                output,
-                k_cache,
-                v_cache,
-                _slots(req_to_token, req_pool_indices, seq_lens),
-                extend_seq_lens.tolist(),
-                scale=_scale(query, options),
-                causal=options.get("causal", False),
-            )
-            return output
-
-        def _run_sdpa_forward_decode(
-            self,
-            query: torch.Tensor,
-            output: torch.Tensor,
-            k_cache: torch.Tensor,
-            v_cache: torch.Tensor,
-            req_to_token: torch.Tensor,
-            req_pool_indices: torch.Tensor,
-            seq_lens: torch.Tensor,
-            encoder_lens: torch.Tensor | None = None,
-            **options: Any,
-        ) -> torch.Tensor:
-            if _unusual(encoder_lens, options):
-                kept: torch.Tensor = super()._run_sdpa_forward_decode(
-                    query,
-                    output,
-                    k_cache,
-                    v_cache,
-                    req_to_token,
-                    req_pool_indices,
-                    seq_lens,
-                    encoder_lens,
-                    **options,
-                )
-                return kept
-            slots = _slots(req_to_token, req_pool_indices, seq_lens)
-            attend_decode(query, output, k_cache, v_cache, slots, scale=_scale(query, options))
-            return output
-
-    return PrefixAttnBackend
-
-
-def _unusual(encoder_lens: torch.Tensor | None, options: dict[str, Any]) -> bool:
-    window = options.get("sliding_window_size")
-    return (
-        encoder_lens is not None
-        or bool(options.get("is_cross_attn"))
-        or (window is not None and window > -1)
-    )
-
-
-def _scale(query: torch.Tensor, options: dict[str, Any]) -> float:
-    scaling = options.get("scaling")
-    return float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-
-
-def _slots(
-    req_to_token: torch.Tensor, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor
-) -> list[torch.Tensor]:
-    pairs = zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)
-    return [req_to_token[row, :length] for row, length in pairs]
-
-
-_upstream_factory: Callable[[Any], Any] | None = None
-
-
-def install() -> None:
-    """Make SGLang's `torch_native` the backend of this module. CPU engines only. Idempotent.
-
-    MLA models attend to latents always (the absorbed form). Upstream takes separate keys and
-    values for a prompt without a prefix, which a backend that reads the KV pool cannot do.
-
-    Raises:
-        RuntimeError: this SGLang has no `torch_native` to replace.
-    """
-    global _upstream_factory
-    from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
-    from sglang.srt.models.deepseek_common.attention_backend_handler import (
-        AttentionBackendRegistry,
-    )
-    from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import (
-        AttnForwardMethod,
-    )
-
-    if "torch_native" not in ATTENTION_BACKENDS:
-        raise RuntimeError("this SGLang registers no torch_native attention; 0.5.21 is expected")
-    if ATTENTION_BACKENDS["torch_native"] is _create_backend:
-        return
-    _upstream_factory = ATTENTION_BACKENDS["torch_native"]
-    ATTENTION_BACKENDS["torch_native"] = _create_backend
-    AttentionBackendRegistry.register("torch_native", lambda layer, batch: AttnForwardMethod.MLA)
-
-
-def upstream_factory() -> Callable[[Any], Any]:
-    """What SGLang had registered as `torch_native` before `install()`, for comparisons."""
-    if _upstream_factory is None:
-        raise RuntimeError("install() has not run: SGLang's own torch_native is still in place")
-    return _upstream_factory
-
-
-def _create_backend(runner: Any) -> Any:
-    return backend_class()(runner)

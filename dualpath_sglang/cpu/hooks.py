@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dualpath_sglang.cpu import attention, host_copy, paging, streams
+from dualpath_sglang.cpu import host_copy, paging, streams
 from dualpath_sglang.hooks import Hook
 
 WAIT_S = 0.001
@@ -29,7 +29,7 @@ _PAGED = "sglang.srt.mem_cache.allocator.paged.PagedTokenToKVPoolAllocator"
 def prepare() -> None:
     """What is no hook: names that a CPU build of SGLang or torch lacks altogether."""
     streams.complete_cpu_streams()
-    attention.install()
+    install_attention()
     for name in HOST_POOL_MODULES:
         module = importlib.import_module(name)
         for copy in (
@@ -38,6 +38,37 @@ def prepare() -> None:
         ):
             if not hasattr(module, copy.__name__):
                 setattr(module, copy.__name__, copy)
+
+
+def install_attention() -> None:
+    """Make our attention SGLang's `torch_native`. Idempotent.
+
+    Under its own name it would be sent down SGLang's Triton branches, which are chosen by backend
+    name. MLA models attend to latents always (the absorbed form): upstream takes separate keys and
+    values for a prompt without a prefix, which a backend that reads the KV pool cannot do.
+
+    Raises:
+        RuntimeError: this SGLang has no `torch_native` to replace.
+    """
+    from sglang.srt.layers.attention.attention_registry import ATTENTION_BACKENDS
+    from sglang.srt.models.deepseek_common.attention_backend_handler import (
+        AttentionBackendRegistry,
+    )
+    from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import (
+        AttnForwardMethod,
+    )
+
+    if "torch_native" not in ATTENTION_BACKENDS:
+        raise RuntimeError("this SGLang registers no torch_native attention; 0.5.21 is expected")
+    ATTENTION_BACKENDS["torch_native"] = _attention_backend
+    AttentionBackendRegistry.register("torch_native", lambda layer, batch: AttnForwardMethod.MLA)
+
+
+def _attention_backend(runner: Any) -> Any:
+    # Imported late: SGLang is only being imported when `prepare` runs.
+    from dualpath_sglang.cpu.attention_backend import PrefixAttnBackend
+
+    return PrefixAttnBackend(runner)
 
 
 def host_register(buffer: torch.Tensor, registration_granularity_bytes: int | None = None) -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualpath_sglang.cpu import attention
+from dualpath_sglang.cpu import attention, hooks
 from dualpath_sglang.cpu.shims import install_shims
 
 DIM = 32
@@ -90,8 +90,6 @@ def registry() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from sglang.srt.layers.attention import attention_registry
-
-        attention.backend_class()
     return attention_registry
 
 
@@ -100,7 +98,9 @@ def classes(registry: Any) -> tuple[type[Any], type[Any]]:
     """(SGLang's backend class, ours)"""
     from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 
-    return TorchNativeAttnBackend, attention.backend_class()
+    from dualpath_sglang.cpu.attention_backend import PrefixAttnBackend
+
+    return TorchNativeAttnBackend, PrefixAttnBackend
 
 
 def extend(cls: type[Any], case: Paged, **options: Any) -> torch.Tensor:
@@ -207,18 +207,12 @@ def test_cache_of_another_dtype(classes: tuple[type[Any], type[Any]]) -> None:
     assert torch.allclose(extend(ours, case), extend(upstream, case), atol=5e-6)
 
 
-def test_install_replaces_torch_native_and_keeps_the_original(
-    registry: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_install_replaces_torch_native(registry: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = registry.ATTENTION_BACKENDS["torch_native"]
     monkeypatch.setitem(registry.ATTENTION_BACKENDS, "torch_native", original)
-    monkeypatch.setattr(attention, "_upstream_factory", None)
-    with pytest.raises(RuntimeError, match="install"):
-        attention.upstream_factory()
-    attention.install()
-    attention.install()
-    assert registry.ATTENTION_BACKENDS["torch_native"] is not original
-    assert attention.upstream_factory() is original
+    for _ in range(2):
+        hooks.install_attention()
+        assert registry.ATTENTION_BACKENDS["torch_native"] is not original
 
 
 def test_install_names_a_missing_registration(
@@ -226,7 +220,7 @@ def test_install_names_a_missing_registration(
 ) -> None:
     monkeypatch.setattr(registry, "ATTENTION_BACKENDS", {})
     with pytest.raises(RuntimeError, match="torch_native"):
-        attention.install()
+        hooks.install_attention()
 
 
 def whole_and_parts(total: int, cuts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
