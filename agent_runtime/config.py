@@ -134,7 +134,9 @@ class StoreConfig:
     segment_bytes: int = setting(
         GIB, "memory of the storage node started here (0: start none)", at_least=0
     )
-    protocol: Literal["tcp", "rdma"] = setting("tcp", "how bytes travel to and from the store")
+    protocol: Literal["tcp", "rdma"] = setting(
+        "tcp", "how bytes travel to and from the store and on the second path"
+    )
     device_name: str = setting("", "RDMA device (empty: Mooncake chooses; unused with tcp)")
     master_url: str = setting("", "host:port of a master started elsewhere (empty: start one)")
     master_port: int = setting(0, "RPC port of the master started here (0: pick one)", at_least=0)

@@ -88,6 +88,8 @@ def engine_env(config: StackConfig, group: EngineGroup, master: str) -> dict[str
             "MOONCAKE_MASTER": master,
             "MOONCAKE_PROTOCOL": config.store.protocol,
             "MOONCAKE_DEVICE": config.store.device_name,
+            "DUALPATH_ENGINE_PEER_PROTOCOL": config.store.protocol,
+            "DUALPATH_ENGINE_PEER_DEVICE": config.store.device_name,
             "MOONCAKE_TE_META_DATA_SERVER": "P2PHANDSHAKE",
             "MOONCAKE_LOCAL_HOSTNAME": group.store_host or host,
             # Engines own no store memory: the storage node does.

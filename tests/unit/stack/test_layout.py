@@ -26,6 +26,7 @@ from agent_runtime.stack.names import named_engines
 from agent_runtime.stack.sglang_flags import check_flags, known_flags
 from agent_runtime.stack.validate import validate
 from dualpath_sglang.contract.errors import ConfigError
+from dualpath_sglang.engine_config import EngineConfig
 
 MODEL = ModelConfig(path="/models/tiny")
 PREFILL, DECODE, PLAIN = (EngineGroup(role=r) for r in ("prefill", "decode", "plain"))
@@ -91,6 +92,16 @@ def test_gpu_engines_have_no_cpu_flags() -> None:
     assert "SGLANG_USE_CPU_ENGINE" not in got.env
     assert "MC_FORCE_TCP" not in got.env
     assert got.env["MOONCAKE_PROTOCOL"] == "rdma"
+
+
+def test_the_second_path_travels_as_the_store_does() -> None:
+    far = EngineGroup(role="decode", env={"DUALPATH_ENGINE_PEER_PROTOCOL": "tcp"})
+    config = stack(store=StoreConfig(protocol="rdma", device_name="mlx5_0"), engines=(PREFILL, far))
+    prefill, decode_ = (
+        EngineConfig.from_env(part(config, n).env) for n in ("prefill-0", "decode-0")
+    )
+    assert (prefill.peer_protocol, prefill.peer_device) == ("rdma", "mlx5_0")
+    assert (decode_.peer_protocol, decode_.peer_device) == ("tcp", "mlx5_0")
 
 
 def test_a_plain_engine_has_no_pd_cache_tiers_or_store() -> None:
