@@ -16,7 +16,7 @@ from typing import Any, Literal
 ExitPolicy = Literal["stop", "keep", "restart"]
 GroupExitPolicy = Literal["", "stop", "keep", "restart"]
 Role = Literal["prefill", "decode", "plain"]
-GroupRole = Role
+PolicyName = Literal["round_robin"]
 SplitPolicy = Literal[
     "split", "round_robin", "shorter_queue", "prefill_path", "decode_path", "none"
 ]
@@ -65,7 +65,7 @@ class RouterConfig:
     database: str = setting(
         "", "SQLite file with the sessions (empty: in memory; `dualpath up`: in the run folder)"
     )
-    policy: str = setting("round_robin", "placement policy")
+    policy: PolicyName = setting("round_robin", "placement policy")
     split_policy: SplitPolicy = setting(
         "split",
         "who reads a cached prefix from the store: split (both engines at once), round_robin "
@@ -155,7 +155,7 @@ class StoreConfig:
 class EngineGroup:
     """Some equal engines, started here or (`url`) elsewhere."""
 
-    role: GroupRole = setting(
+    role: Role = setting(
         "prefill",
         "prefill, decode, or plain: one ordinary engine without P/D, cache tiers or store",
     )

@@ -18,7 +18,7 @@ from agent_runtime.dispatch.loop import PlacementLoop
 from agent_runtime.dispatch.pipeline import Pipeline
 from agent_runtime.planning.planner import Planner
 from agent_runtime.planning.store_admin import StoreAdmin
-from agent_runtime.scheduling.policies import policy_named
+from agent_runtime.scheduling.policies import POLICIES
 from agent_runtime.trajectory.renderer import Renderer, RendererClient
 from agent_runtime.trajectory.sessions import Sessions
 from agent_runtime.trajectory.sqlite_store import SqliteStore
@@ -42,7 +42,7 @@ class Router:
         self._clock = clock or SystemClock()
         self._facts = model_facts(config.model_path)
         self._fleet = fleet_of(config.engines)
-        policy = policy_named(config.policy)
+        policy = POLICIES[config.policy]
         self.loop = PlacementLoop(self._fleet, config, policy, clock=self._clock, rng=self.rng)
         self.sessions = Sessions(
             SqliteStore(config.database or ":memory:"),

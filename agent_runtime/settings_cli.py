@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from agent_runtime.config import EngineGroup, GroupRole, StackConfig
+from agent_runtime.config import EngineGroup, Role, StackConfig
 from agent_runtime.settings import Setting, leaves, load, to_tree, type_name
 from dualpath_sglang.contract.errors import ConfigError
 
@@ -120,7 +120,7 @@ class _OnOff(argparse.Action):
         setattr(namespace, self.dest, "false" if off else "true")
 
 
-def _with_count(config: StackConfig, role: GroupRole, count: int) -> StackConfig:
+def _with_count(config: StackConfig, role: Role, count: int) -> StackConfig:
     """`config` with `count` engines of a role, in the one group of that role."""
     flag = f"--{role}"
     if count < 0:

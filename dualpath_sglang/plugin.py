@@ -12,9 +12,9 @@ import os
 from typing import Any
 
 from dualpath_sglang import hooks, metrics, sglang_api
+from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.cpu.shims import cpu_requested
-from dualpath_sglang.engine_config import EngineConfig
 from dualpath_sglang.hooks import Hook
 from dualpath_sglang.report import REPORT_HOOKS
 from dualpath_sglang.store_guard import STORE_HOOKS

@@ -5,7 +5,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from agent_runtime.config import EngineGroup, StackConfig
+from agent_runtime.stack.commands import second_path
 from agent_runtime.stack.names import NamedEngine, named_engines
+from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.contract.errors import ConfigError
 
 OWNED_FLAGS = {
@@ -42,6 +44,7 @@ def validate(config: StackConfig) -> None:
         message = "model.path is not set; give the folder of the model (--model PATH)"
         raise ConfigError(message, field="model.path")
     _check_master(config.store.master_url)
+    _check_prefetch_policy(config, engines)
 
 
 def _check_group(group: EngineGroup, where: str) -> None:
@@ -51,6 +54,7 @@ def _check_group(group: EngineGroup, where: str) -> None:
             field = f"{where}.flags.{key}"
             message = f"{field}: the stack sets this flag itself; use {instead.format(where)}"
             raise ConfigError(message, field=field)
+    _check_engine_settings(group, where)
     if not group.url:
         if group.bootstrap_port and group.role != "prefill":
             message = f"{where}.bootstrap_port: only prefill engines have one"
@@ -67,6 +71,15 @@ def _check_group(group: EngineGroup, where: str) -> None:
         if getattr(group, key):
             message = f"{where}.{key} has no effect on an engine started elsewhere (url is set)"
             raise ConfigError(f"{message}; remove one of them", field=f"{where}.{key}")
+
+
+def _check_engine_settings(group: EngineGroup, where: str) -> None:
+    try:
+        EngineConfig.from_env(group.env)
+    except ConfigError as error:
+        # Its message begins with the variable's name.
+        field = f"{where}.env.{error.field}"
+        raise ConfigError(f"{where}.env.{error.message}", field=field) from error
 
 
 def _check_hosts(config: StackConfig) -> None:
@@ -98,3 +111,14 @@ def _check_master(master_url: str) -> None:
     if master_url and not (host and port.isdigit() and "/" not in host):
         message = f"store.master_url: expected host:port, got {master_url!r}"
         raise ConfigError(message, field="store.master_url")
+
+
+def _check_prefetch_policy(config: StackConfig, engines: tuple[NamedEngine, ...]) -> None:
+    """What `secondpath/checks.py` would refuse only once an engine has loaded its model."""
+    started = [e for e in engines if not e.group.url and e.group.role != "plain"]
+    if started and second_path(config) and config.prefetch_policy == "best_effort":
+        raise ConfigError(
+            "prefetch_policy: the second path (hooks: all, with a store) does not work with "
+            "best_effort; use wait_complete or timeout",
+            field="prefetch_policy",
+        )

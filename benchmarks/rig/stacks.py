@@ -24,7 +24,7 @@ from agent_runtime.config import (
 from benchmarks.rig.arms import ENGINE_NODES, STORE, Arm, Topology, Variant
 from benchmarks.rig.config import Pools, RigConfig
 from benchmarks.rig.net import Command
-from dualpath_sglang.engine_config import PREFIX, EngineConfig
+from dualpath_sglang.contract.engine_config import PREFIX, EngineConfig
 
 NO_CACHE_TIERS: dict[str, Scalar] = dict.fromkeys(
     (

@@ -12,8 +12,8 @@ import logging
 from typing import Any
 
 from dualpath_sglang.contract.clock import Clock, SystemClock
+from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.contract.plan import Plan, clamp, parse_kv_hints
-from dualpath_sglang.engine_config import EngineConfig
 from dualpath_sglang.hooks import guarded
 from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.books import Bookkeeper, BooksError

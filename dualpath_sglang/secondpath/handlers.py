@@ -11,9 +11,9 @@ import time
 from typing import Any
 
 from dualpath_sglang import sglang_api
+from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.contract.engine_info import INFO_KEY
 from dualpath_sglang.contract.errors import StartupError
-from dualpath_sglang.engine_config import EngineConfig
 from dualpath_sglang.hooks import guarded
 from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.checks import advice, unsupported

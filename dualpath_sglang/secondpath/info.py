@@ -30,7 +30,7 @@ def engine_info(path: SecondPath) -> EngineInfo:
 def hook_facts() -> list[dict[str, Any]]:
     """Every hook that this process should have: target, kind, why, and whether it is live."""
     from dualpath_sglang import hooks
-    from dualpath_sglang.engine_config import EngineConfig
+    from dualpath_sglang.contract.engine_config import EngineConfig
     from dualpath_sglang.plugin import hook_table
 
     return [

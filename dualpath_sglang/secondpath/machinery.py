@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dualpath_sglang.contract.clock import Clock
-from dualpath_sglang.engine_config import EngineConfig
+from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.key_layout import key_layout_of
 from dualpath_sglang.metrics import PrometheusMeter
 from dualpath_sglang.secondpath import adapter, sglang_pool

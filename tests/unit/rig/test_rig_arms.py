@@ -26,8 +26,8 @@ from benchmarks.rig.arms import (
 from benchmarks.rig.config import RigConfig
 from benchmarks.rig.net import enter_words
 from benchmarks.rig.stacks import StackPlan, settings, shown_flags
+from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.contract.errors import ConfigError
-from dualpath_sglang.engine_config import EngineConfig
 
 MASTER = "10.77.1.1:21000"
 PLAN = StackPlan(RigConfig(), Path("/models/m"), Path("/out"), lambda n: enter_words("x", n))

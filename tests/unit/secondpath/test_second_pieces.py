@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from second_doubles import Memory
 
 from dualpath_sglang.contract.clock import ManualClock
+from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.contract.errors import ConfigError
-from dualpath_sglang.engine_config import EngineConfig
 from dualpath_sglang.secondpath.bucket import TokenBucket
 from dualpath_sglang.secondpath.checksum import page_sums
 from dualpath_sglang.secondpath.faults import Faults

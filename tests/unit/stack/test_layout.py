@@ -25,8 +25,9 @@ from agent_runtime.stack.layout import build, port_requests
 from agent_runtime.stack.names import named_engines
 from agent_runtime.stack.sglang_flags import check_flags, known_flags
 from agent_runtime.stack.validate import validate
+from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.contract.errors import ConfigError
-from dualpath_sglang.engine_config import EngineConfig
+from dualpath_sglang.secondpath.checks import POLICIES
 
 MODEL = ModelConfig(path="/models/tiny")
 PREFILL, DECODE, PLAIN = (EngineGroup(role=r) for r in ("prefill", "decode", "plain"))
@@ -301,6 +302,14 @@ FAR = "http://10.0.0.1:30000"
             {"engines": (PREFILL, EngineGroup(role="decode", bootstrap_port=1))},
             "engines[1].bootstrap_port",
         ),
+        (
+            {"engines": (EngineGroup(env={"DUALPATH_ENGINE_PIN_FRACTOIN": "1"}), DECODE)},
+            "engines[0].env.DUALPATH_ENGINE_PIN_FRACTOIN",
+        ),
+        (
+            {"engines": (EngineGroup(env={"DUALPATH_ENGINE_PIN_FRACTION": "9"}), DECODE)},
+            "engines[0].env.DUALPATH_ENGINE_PIN_FRACTION",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together(changes: dict[str, Any], field: str) -> None:
@@ -308,6 +317,19 @@ def test_settings_that_do_not_fit_together(changes: dict[str, Any], field: str) 
         validate(stack(**changes))
     assert caught.value.field == field
     assert field in caught.value.message
+
+
+@pytest.mark.parametrize("policy", ["best_effort", "wait_complete", "timeout"])
+def test_a_prefetch_policy_that_the_engines_would_refuse(policy: Any) -> None:
+    config = stack(prefetch_policy=policy)
+    if policy in POLICIES:
+        validate(config)
+        return
+    with pytest.raises(ConfigError, match="second path") as caught:
+        validate(config)
+    assert caught.value.field == "prefetch_policy"
+    validate(dataclasses.replace(config, hooks="reports"))
+    validate(dataclasses.replace(config, store=StoreConfig(enabled=False)))
 
 
 def test_words_of_flags() -> None:
