@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from agent_runtime.config import EngineGroup, Role, StackConfig
 from agent_runtime.settings import Setting, leaves, load, to_tree, type_name
+from dualpath_sglang.contract.engine_config import EngineConfig, variable
 from dualpath_sglang.contract.errors import ConfigError
 
 
@@ -51,26 +52,31 @@ def stack_config(arguments: argparse.Namespace, env: Mapping[str, str]) -> Stack
     return config
 
 
-def settings_table(cls: type[Any]) -> str:
-    """A Markdown table of every setting below `cls`."""
+def settings_table(cls: type[Any], spelled: Callable[[str], str] = str) -> str:
+    """A Markdown table of every setting below `cls`; `spelled` is how users write its path."""
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for setting in leaves(cls):
         shown = _non_defaults(setting.default)
         default = yaml.safe_dump(shown, default_flow_style=True, sort_keys=False, width=10_000)
         text = default.removesuffix("\n").removesuffix("\n...")
         note = setting.help.replace("|", "\\|")
-        rows.append(f"| `{setting.path}` | {type_name(setting.type)} | `{text}` | {note} |")
+        name = spelled(setting.path)
+        rows.append(f"| `{name}` | {type_name(setting.type)} | `{text}` | {note} |")
     return "\n".join(rows) + "\n"
 
 
 def docs() -> str:
-    """The settings page: the stack, and one group of engines."""
+    """The settings page: the stack, one group of engines, and the plugin in one engine."""
     return (
         "Every setting can be written in the YAML file (nested), as the environment variable "
         "`DUALPATH_` + its name in capitals with `_` for `.`, and as a flag: `--store.segment-"
         "bytes 0` is `store: {segment_bytes: 0}` and `DUALPATH_STORE_SEGMENT_BYTES=0`. Flags win "
         "over the environment, the environment over the file.\n\n"
-        f"{settings_table(StackConfig)}\nEach entry of `engines`:\n\n{settings_table(EngineGroup)}"
+        f"{settings_table(StackConfig)}\n"
+        f"Each entry of `engines`:\n\n{settings_table(EngineGroup)}\n"
+        "The plugin in an engine reads these variables, which go in `env` of its group; of them "
+        "`dualpath up` itself sets those of hooks and peers, from `hooks` and `store`:\n\n"
+        f"{settings_table(EngineConfig, variable)}"
     )
 
 

@@ -24,7 +24,7 @@ from agent_runtime.config import (
 from benchmarks.rig.arms import ENGINE_NODES, STORE, Arm, Topology, Variant
 from benchmarks.rig.config import Pools, RigConfig
 from benchmarks.rig.net import Command
-from dualpath_sglang.contract.engine_config import PREFIX, EngineConfig
+from dualpath_sglang.contract.engine_config import EngineConfig, variable
 
 NO_CACHE_TIERS: dict[str, Scalar] = dict.fromkeys(
     (
@@ -80,7 +80,7 @@ class StackPlan:
         """All engines of a topology; `master` is host:port of the store's master."""
         config = self.config
         ours = ENGINE_SETTINGS if variant == "second_path" else {}
-        env = {PREFIX + name.upper(): str(value) for name, value in ours.items()}
+        env = {variable(name): str(value) for name, value in ours.items()}
         groups = [
             self._group(name, "prefill", config.prefill_pools.shared(topology.prefill), {}, env)
             for name in topology.prefill_names

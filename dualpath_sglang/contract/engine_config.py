@@ -7,7 +7,7 @@ listed here, a value of the wrong type or out of range is a ConfigError that say
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dualpath_sglang.contract.errors import ConfigError
@@ -15,42 +15,62 @@ from dualpath_sglang.contract.errors import ConfigError
 PREFIX = "DUALPATH_ENGINE_"
 
 
+def variable(name: str) -> str:
+    """The environment variable of the field `name`."""
+    return PREFIX + name.upper()
+
+
+def _setting(default: Any, help: str) -> Any:
+    """A field with the one text about it that users see (`dualpath config-docs`)."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class EngineConfig:
-    """One engine's settings; the field `pin_fraction` is `DUALPATH_ENGINE_PIN_FRACTION`.
+    """One engine's settings; the field `pin_fraction` is `DUALPATH_ENGINE_PIN_FRACTION`."""
 
-    hooks: off, cpu (CPU support only), reports (each engine's own account of a request too) or all
-    (the second path too).
-    export_host, export_port: where a decode engine's export server listens and is reached (empty
-    host: SGLang's own address of this machine; port 0: any).
-    staging_deadline_s, pull_deadline_s: a decode engine's read of [0, k) and a prefill engine's
-    read of [0, n) are over after so long without a page; waiting behind others that progress does
-    not count, the plan's own deadline does.
-    lease_s: how long pages stay for a prefill engine that says nothing.
-    pin_fraction: most of the host pool that a decode engine stages and pins.
-    verify_pages: compare checksums of pulled pages (4 us of each side's CPU for 64 KiB: 80 to 300
-    Gbit/s of one thread, `benchmarks/verify_pages.py`).
-    store_bytes_per_s, peer_bytes_per_s: limits (0: none).
-    peer_protocol, peer_device: of the transfer engine.
-    check: compare the pool's books when idle (idle: at most once a second; always: 20 times a
-    second, and a difference ends the engine).
-    fault: faults to inject, for tests.
-    """
-
-    hooks: Literal["off", "cpu", "reports", "all"] = "cpu"
-    export_host: str = ""
-    export_port: int = 0
-    staging_deadline_s: float = 10.0
-    pull_deadline_s: float = 10.0
-    lease_s: float = 30.0
-    pin_fraction: float = 0.25
-    verify_pages: bool = True
-    store_bytes_per_s: float = 0.0
-    peer_bytes_per_s: float = 0.0
-    peer_protocol: Literal["tcp", "rdma"] = "tcp"
-    peer_device: str = ""
-    check: Literal["off", "idle", "always"] = "idle"
-    fault: str = ""
+    hooks: Literal["off", "cpu", "reports", "all"] = _setting(
+        "cpu",
+        "off, cpu (CPU support only), reports (each engine's own account of a request too) or all "
+        "(the second path too)",
+    )
+    export_host: str = _setting(
+        "",
+        "where a decode engine's export server listens and is reached (empty: SGLang's own address "
+        "of this machine)",
+    )
+    export_port: int = _setting(0, "port of the export server (0: any)")
+    staging_deadline_s: float = _setting(
+        10.0,
+        "a decode engine's read of [0, k) is over after so long without a page; waiting behind "
+        "others that progress does not count, the plan's own deadline does",
+    )
+    pull_deadline_s: float = _setting(
+        10.0, "as staging_deadline_s, for a prefill engine's read of [0, n)"
+    )
+    lease_s: float = _setting(
+        30.0, "how long pages stay for a prefill engine that says nothing, in seconds"
+    )
+    pin_fraction: float = _setting(
+        0.25, "most of the host pool that a decode engine stages and pins (0 to 1)"
+    )
+    verify_pages: bool = _setting(
+        True,
+        "compare checksums of pulled pages (4 us of each side's CPU for 64 KiB: 80 to 300 Gbit/s "
+        "of one thread, `benchmarks/verify_pages.py`)",
+    )
+    store_bytes_per_s: float = _setting(0.0, "limit of reads from the store (0: none)")
+    peer_bytes_per_s: float = _setting(0.0, "limit of pulls from other engines (0: none)")
+    peer_protocol: Literal["tcp", "rdma"] = _setting(
+        "tcp", "how bytes travel from decode to prefill engines"
+    )
+    peer_device: str = _setting("", "RDMA device for pulls (empty: Mooncake chooses)")
+    check: Literal["off", "idle", "always"] = _setting(
+        "idle",
+        "compare the pool's books when idle (idle: at most once a second; always: 20 times a "
+        "second, and a difference ends the engine)",
+    )
+    fault: str = _setting("", "faults to inject, for tests")
 
     @property
     def second_path(self) -> bool:
@@ -64,7 +84,7 @@ class EngineConfig:
     def from_env(cls, environ: Mapping[str, str]) -> EngineConfig:
         """Raises ConfigError for an unknown name or a bad value; other variables are not read."""
         hints = get_type_hints(cls)
-        known = {PREFIX + field.name.upper(): field.name for field in fields(cls)}
+        known = {variable(f.name): f.name for f in fields(cls)}
         values: dict[str, Any] = {}
         for name, text in environ.items():
             if not name.startswith(PREFIX):
@@ -105,7 +125,7 @@ def _check_ranges(config: EngineConfig) -> None:
         "store_bytes_per_s": 0 <= config.store_bytes_per_s < float("inf"),
         "peer_bytes_per_s": 0 <= config.peer_bytes_per_s < float("inf"),
     }
-    for field, fits in legal.items():
+    for setting, fits in legal.items():
         if not fits:
-            name = PREFIX + field.upper()
-            raise ConfigError(f"{name} is {getattr(config, field)}: out of range", field=name)
+            name = variable(setting)
+            raise ConfigError(f"{name} is {getattr(config, setting)}: out of range", field=name)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agent_runtime.config import EngineGroup, RouterConfig, StackConfig
 from agent_runtime.settings import decode, dump_yaml, leaves, load, read_yaml, to_tree
 from agent_runtime.settings_cli import docs
+from dualpath_sglang.contract.engine_config import EngineConfig, variable
 from dualpath_sglang.contract.errors import ConfigError
 
 
@@ -137,6 +138,9 @@ def test_every_setting_has_a_help_text_and_is_in_the_docs() -> None:
     for setting in (*leaves(StackConfig), *leaves(EngineGroup)):
         assert setting.help, setting.path
         assert f"| `{setting.path}` |" in page
+    for setting in leaves(EngineConfig):
+        assert setting.help, setting.path
+        assert f"| `{variable(setting.path)}` |" in page
 
 
 def test_defaults_keep_their_own_rules() -> None:
