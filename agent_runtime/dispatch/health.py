@@ -80,18 +80,23 @@ class HealthChecks:
 
     async def _learn(self, name: EngineId, client: EngineClient) -> None:
         """Asked after every outage (a restarted engine may have other settings) until it says."""
-        state = self._loop.engines[name]
-        if state.learned:
+        if self._loop.engines[name].learned:
             return
-        state.info = None
         try:
             answer = await client.server_info()
-            state.context_length = context_length_of(answer)
-            state.learned = True
-            state.info = from_server_info(answer)
         except EngineFailure as error:
-            if not state.healthy:  # once
-                log.warning("engine %s does not say what it is: %s", name, error.message)
+            self._warn(name, error)
+            return
+        info = None
+        try:
+            info = from_server_info(answer)
+        except EngineFailure as error:
+            self._warn(name, error)
+        self._loop.report_info(name, context_length_of(answer), info)
+
+    def _warn(self, name: EngineId, error: EngineFailure) -> None:
+        if not self._loop.engines[name].healthy:  # once
+            log.warning("engine %s does not say what it is: %s", name, error.message)
 
     def _report(self, name: EngineId, healthy: bool, detail: str) -> None:
         if self._loop.engines[name].healthy != healthy:

@@ -124,9 +124,17 @@ class PlacementLoop:
     def report_health(self, name: EngineId, healthy: bool, detail: str) -> None:
         state = self.engines[name]
         state.healthy, state.detail = healthy, detail
-        state.learned = state.learned and healthy
+        if not healthy:  # it may come back with other settings
+            state.learned, state.info = False, None
         # Also without a change: time has passed for turns that wait for an engine to come back.
         self._pass()
+
+    def report_info(
+        self, name: EngineId, context_length: int | None, info: EngineInfo | None
+    ) -> None:
+        """What the engine says of itself since it came up; null: nothing that is understood."""
+        state = self.engines[name]
+        state.context_length, state.info, state.learned = context_length, info, True
 
     def missing_roles(self) -> tuple[Role, ...]:
         """Roles without any healthy engine; empty: turns can be served."""

@@ -124,7 +124,8 @@ async def test_the_loop_counts_what_is_left_to_read_and_forgets_it() -> None:
     config = RouterConfig(split_policy="split")
     loop = PlacementLoop(endpoints, config, round_robin, clock=ManualClock(), rng=RNG)
     for name, state in loop.engines.items():
-        state.info = EngineInfo(state.endpoint.role, "", 16, 1, "f", "n", ("h:1",), (), None)
+        info = EngineInfo(state.endpoint.role, "", 16, 1, "f", "n", ("h:1",), (), None)
+        loop.report_info(name, None, info)
         loop.report_health(name, True, "")
     first = await loop.place(turn(0, 10))
     second = await loop.place(turn(1, 4))

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from aiohttp import web
 
 from agent_runtime.config import EngineEndpoint, Role
+from dualpath_sglang.contract.engine_info import INFO_KEY
 
 VOCABULARY = 1000
 BOOTSTRAP_PORT = 9000
@@ -41,6 +42,7 @@ class StubEngine:
     incremental: bool = False
     reports: bool = True
     context_length: int | None = None
+    info: object = None
     fault: Fault = ""
     after: int = 0
     healthy: bool = True
@@ -90,7 +92,8 @@ class StubEngine:
         return web.Response(status=200 if self.healthy else 503)
 
     async def _info(self, request: web.Request) -> web.Response:
-        return web.json_response({"context_length": self.context_length})
+        states = [{} if self.info is None else {INFO_KEY: self.info}]
+        return web.json_response({"context_length": self.context_length, "internal_states": states})
 
     async def _flush(self, request: web.Request) -> web.Response:
         if not self.flushes:

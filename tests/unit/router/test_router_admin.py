@@ -8,6 +8,7 @@ from router_world import eventually, failure, world
 from stub_engines import StubEngine
 
 from agent_runtime.http.schemas import TurnBody
+from dualpath_sglang.contract.engine_info import EngineInfo
 
 
 async def test_health_is_the_routers_own_and_ready_is_the_fleets() -> None:
@@ -33,6 +34,26 @@ async def test_engines_are_listed_as_they_are() -> None:
         ]
         assert [e["context_length"] for e in tree["engines"]] == [64, None]
         assert all(e["healthy"] and e["inflight"] == 0 for e in tree["engines"])
+
+
+async def test_an_engine_that_was_away_is_asked_again_what_it_is() -> None:
+    info = EngineInfo("decode", "0.5.21", 16, 1, "f", "n", (), (), None).to_tree()
+    async with world(health_interval_s=0.02, health_failures=1) as w:
+        (_, d0) = w.router.loop.engines.values()
+        w.decode.context_length, w.decode.info, w.decode.healthy = 32, info, False
+        await eventually(lambda: not d0.healthy)
+        assert d0.info is None
+        w.decode.healthy = True
+        await eventually(lambda: d0.healthy)
+        (_, tree) = (await w.http.get("/admin/engines")).json()["engines"]
+        assert (tree["context_length"], tree["info"]) == (32, info)
+
+
+async def test_an_info_that_nobody_understands_leaves_the_context() -> None:
+    decode = StubEngine("d0", "decode", context_length=32, info={"v": 99})
+    async with world(StubEngine("p0", "prefill"), decode) as w:
+        (_, tree) = (await w.http.get("/admin/engines")).json()["engines"]
+        assert (tree["healthy"], tree["context_length"], tree["info"]) == (True, 32, None)
 
 
 async def test_turns_under_way_are_counted_on_their_engines() -> None:

@@ -135,9 +135,8 @@ async def test_context_overflow_says_what_adds_up() -> None:
 
 async def test_the_context_is_the_smallest_that_an_engine_names() -> None:
     async with world() as w:
-        w.decode.context_length, w.prefill.context_length = 5, 50
-        for state in w.router.loop.engines.values():
-            state.context_length = 5 if state.endpoint.role == "decode" else 50
+        for name, state in w.router.loop.engines.items():
+            w.router.loop.report_info(name, 5 if state.endpoint.role == "decode" else 50, None)
         error = await refused(w, await w.session(), 400, token_ids=[1], max_new_tokens=5)
         assert "the context holds 5" in error["message"]
 
