@@ -26,6 +26,8 @@ Scalar = str | int | float | bool
 GIB = 1024**3
 CPU_MAX_TOTAL_TOKENS = 16_384
 """KV pool on a CPU when `max_total_tokens` is 0: SGLang's own choice would take all memory."""
+DEFAULT_BOOTSTRAP_PORT = 8998
+"""SGLang's own, for prefill engines started elsewhere."""
 
 
 def setting(default: Any, help: str, *, at_least: float | None = None) -> Any:
@@ -164,7 +166,9 @@ class EngineGroup:
     url: str = setting("", "base URL of one engine started elsewhere; nothing is started then")
     port: int = setting(0, "HTTP port of the first engine, the next follow (0: pick)", at_least=0)
     bootstrap_port: int = setting(
-        0, "prefill: bootstrap port, the next follow (0: pick; with url: 8998)", at_least=0
+        0,
+        f"prefill: bootstrap port, the next follow (0: pick; with url: {DEFAULT_BOOTSTRAP_PORT})",
+        at_least=0,
     )
     flags: Mapping[str, Scalar] = setting(
         dict, "more SGLang flags, key: value; they win over the generated ones"
@@ -210,7 +214,9 @@ class StackConfig:
     seed: int = setting(0, "random seed of the engines", at_least=0)
     page_size: int = setting(16, "tokens per KV page", at_least=1)
     max_total_tokens: int = setting(
-        0, "KV pool of one engine in tokens (0: SGLang's choice; on the CPU 16384)", at_least=0
+        0,
+        f"KV pool of one engine in tokens (0: SGLang's choice; on the CPU {CPU_MAX_TOTAL_TOKENS})",
+        at_least=0,
     )
     context_length: int = setting(
         0, "most tokens of prompt plus output (0: the model's)", at_least=0

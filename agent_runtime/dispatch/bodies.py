@@ -12,11 +12,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from agent_runtime.config import EngineEndpoint
+from agent_runtime.config import DEFAULT_BOOTSTRAP_PORT, EngineEndpoint
 from agent_runtime.dispatch.turn import Job
 from dualpath_sglang.contract.ids import BootstrapRoom, RequestId
-
-DEFAULT_BOOTSTRAP_PORT = 8998
 
 
 @dataclass(frozen=True)

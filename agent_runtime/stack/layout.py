@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agent_runtime.config import EngineEndpoint, ExitPolicy, StackConfig
+from agent_runtime.config import DEFAULT_BOOTSTRAP_PORT, EngineEndpoint, ExitPolicy, StackConfig
 from agent_runtime.settings import dump_yaml
 from agent_runtime.stack import commands
 from agent_runtime.stack.commands import EnginePorts, Programs
@@ -15,9 +15,6 @@ from agent_runtime.stack.component import Component, HttpReady, Layout, LineRead
 from agent_runtime.stack.names import NamedEngine, named_engines
 from agent_runtime.stack.ports import PortRequest
 from agent_runtime.stack.validate import validate
-
-DEFAULT_BOOTSTRAP_PORT = 8998
-"""SGLang's own, for prefill engines started elsewhere."""
 
 
 def port_requests(config: StackConfig) -> Iterator[PortRequest]:
