@@ -26,7 +26,6 @@ from agent_runtime.planning.store_admin import StoreAdmin
 from dualpath_sglang.contract.engine_info import EngineInfo, from_server_info
 from dualpath_sglang.contract.errors import EngineFailure
 from dualpath_sglang.contract.ids import EngineId
-from dualpath_sglang.contract.pages import KeyLayout
 
 ADMIN_TIMEOUT_S = 10.0
 NAMESPACE = "dualpath-doctor-"
@@ -86,7 +85,7 @@ class Examination:
                 continue
             if info is None:
                 self.report.notes.append(f"{door.part.name} runs without a second path")
-            elif info.role != "null":
+            else:
                 found.append((door, info))
         return found
 
@@ -124,11 +123,10 @@ class Examination:
     # --- one page over every way --------------------------------------------------------------
 
     async def _hops(self, engines: Sequence[Engine]) -> None:
-        first = next((engine for engine in engines if engine.info.key_layout), None)
-        if first is None:
+        if not engines:
             return
-        assert first.info.key_layout is not None
-        page = _page(first.info, first.info.key_layout)
+        first = engines[0]
+        page = _page(first.info)
         store = first.facts["store"]
         spec = Spec(
             store["master"],
@@ -163,9 +161,9 @@ class Examination:
         return StoreAdmin(self._http, url, timeout_s=ADMIN_TIMEOUT_S) if url else None
 
 
-def _page(info: EngineInfo, layout: KeyLayout) -> Page:
+def _page(info: EngineInfo) -> Page:
     name = NAMESPACE + secrets.token_hex(16)
-    keys = layout.object_keys(name)
+    keys = info.key_layout.object_keys(name)
     page_bytes = info.kv_bytes_per_token * info.page_size
     return Page(name, keys, page_bytes // len(keys))
 

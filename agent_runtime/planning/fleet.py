@@ -26,7 +26,7 @@ def plan_fleet(infos: Mapping[EngineId, EngineInfo | None]) -> PlanFleet | str:
     Engines without the plugin are left out. Engines that disagree end planning for all: pages of
     the one would be wrong for the other, and nobody can say who is right.
     """
-    usable = {name: info for name, info in infos.items() if info and info.role != "null"}
+    usable = {name: info for name, info in infos.items() if info}
     for role in ("prefill", "decode"):
         if not any(info.role == role for info in usable.values()):
             return f"no {role} engine publishes what a plan needs"
@@ -37,7 +37,6 @@ def plan_fleet(infos: Mapping[EngineId, EngineInfo | None]) -> PlanFleet | str:
     for name, info in usable.items():
         if (info.fingerprint, info.key_layout) != (first.fingerprint, first.key_layout):
             return f"engines {first_name!r} and {name!r} differ in model, layout, pages or keys"
-    assert first.key_layout is not None
     return PlanFleet(
         layout=first.key_layout,
         fingerprint=first.fingerprint,
@@ -48,8 +47,6 @@ def plan_fleet(infos: Mapping[EngineId, EngineInfo | None]) -> PlanFleet | str:
 
 def _unusable(name: EngineId, info: EngineInfo) -> str:
     layout = info.key_layout
-    if layout is None:
-        return f"engine {name!r} has no store"
     if layout.page_size != info.page_size or info.page_size < 1:
         return f"engine {name!r} has pages of {info.page_size} tokens, its store {layout.page_size}"
     if info.role == "decode" and len(info.exports) != layout.tp_size:

@@ -20,19 +20,19 @@ from dualpath_sglang.contract.pages import KeyLayout
 
 INFO_KEY = "dualpath"
 VERSION = 1
-ROLES = ("prefill", "decode", "null")
+ROLES = ("prefill", "decode")
 
 
 @dataclass(frozen=True)
 class EngineInfo:
     """One engine process group, as it is since its start.
 
-    role: prefill, decode, or null (one engine that does both). sglang: its version.
+    role: prefill or decode. sglang: its version.
     page_size: tokens per KV page. kv_bytes_per_token: K and V, all layers, all ranks.
     fingerprint: equal on engines that may share pages (model, dtype, layout, page size, keys).
     boot_nonce: new at every start. exports: `host:port` of each rank's export server, rank 0
     first (empty: it exports nothing). hooks: targets of the live hooks.
-    key_layout: names of its objects in the store (null: it has no store).
+    key_layout: names of its objects in the store.
     """
 
     role: str
@@ -43,14 +43,13 @@ class EngineInfo:
     boot_nonce: str
     exports: tuple[str, ...]
     hooks: tuple[str, ...]
-    key_layout: KeyLayout | None
+    key_layout: KeyLayout
 
     def to_tree(self) -> dict[str, Any]:
         """JSON and msgpack values only."""
         tree = {"v": VERSION, **asdict(self), "exports": list(self.exports)}
         tree["hooks"] = list(self.hooks)
-        if self.key_layout is not None:
-            tree["key_layout"]["suffixes"] = list(self.key_layout.suffixes)
+        tree["key_layout"]["suffixes"] = list(self.key_layout.suffixes)
         return tree
 
 
@@ -62,9 +61,8 @@ def from_tree(tree: object) -> EngineInfo:
     values = _fields(EngineInfo, {k: v for k, v in given.items() if k != "v"}, "engine info")
     if values["role"] not in ROLES:
         raise EngineFailure(f"engine info: role is {values['role']!r}, not one of {ROLES}")
-    if values["key_layout"] is not None:
-        layout = _object(values["key_layout"], "key_layout")
-        values["key_layout"] = KeyLayout(**_fields(KeyLayout, layout, "key_layout"))
+    layout = _object(values["key_layout"], "key_layout")
+    values["key_layout"] = KeyLayout(**_fields(KeyLayout, layout, "key_layout"))
     return EngineInfo(**values)
 
 
@@ -93,7 +91,7 @@ def _fields(made: type[Any], given: Mapping[str, Any], what: str) -> dict[str, A
 
 def _checked(name: str, kind: str, value: Any) -> Any:
     """`value` as the annotation `kind` says; the annotations above are the schema."""
-    if kind == "KeyLayout | None":
+    if kind == "KeyLayout":
         return value
     if kind == "tuple[str, ...]":
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):

@@ -171,7 +171,6 @@ def test_fleet_that_agrees() -> None:
     ("changed", "says"),
     [
         ({D0: None, D1: None}, "no decode engine publishes"),
-        ({P0: replace(info("prefill"), key_layout=None)}, "'p0' has no store"),
         ({P0: replace(info("prefill"), page_size=64)}, "pages of 64 tokens, its store 16"),
         ({D1: replace(info("decode"), exports=())}, "'d1' exports 0 of 1 ranks"),
         ({D1: replace(info("decode"), fingerprint="other")}, "'p0' and 'd1' differ"),

@@ -18,8 +18,10 @@ from agent_runtime.scheduling.view import ClusterView, Cursor, EngineView, TurnV
 from dualpath_sglang.contract.clock import ManualClock
 from dualpath_sglang.contract.engine_info import EngineInfo
 from dualpath_sglang.contract.ids import EngineId, RequestId
+from dualpath_sglang.contract.pages import KeyLayout
 
 RNG = random.Random(0)
+LAYOUT = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1, False)
 
 
 def engine(name: str, role: Role, *, plans: bool = True, reading: int = 0) -> EngineView:
@@ -124,7 +126,7 @@ async def test_the_loop_counts_what_is_left_to_read_and_forgets_it() -> None:
     config = RouterConfig(split_policy="split")
     loop = PlacementLoop(endpoints, config, round_robin, clock=ManualClock(), rng=RNG)
     for name, state in loop.engines.items():
-        info = EngineInfo(state.endpoint.role, "", 16, 1, "f", "n", ("h:1",), (), None)
+        info = EngineInfo(state.endpoint.role, "", 16, 1, "f", "n", ("h:1",), (), LAYOUT)
         loop.report_info(name, None, info)
         loop.report_health(name, True, "")
     first = await loop.place(turn(0, 10))

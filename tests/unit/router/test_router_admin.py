@@ -9,6 +9,7 @@ from stub_engines import StubEngine
 
 from agent_runtime.http.schemas import TurnBody
 from dualpath_sglang.contract.engine_info import EngineInfo
+from dualpath_sglang.contract.pages import KeyLayout
 
 
 async def test_health_is_the_routers_own_and_ready_is_the_fleets() -> None:
@@ -37,7 +38,8 @@ async def test_engines_are_listed_as_they_are() -> None:
 
 
 async def test_an_engine_that_was_away_is_asked_again_what_it_is() -> None:
-    info = EngineInfo("decode", "0.5.21", 16, 1, "f", "n", (), (), None).to_tree()
+    layout = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1, False)
+    info = EngineInfo("decode", "0.5.21", 16, 1, "f", "n", (), (), layout).to_tree()
     async with world(health_interval_s=0.02, health_failures=1) as w:
         (_, d0) = w.router.loop.engines.values()
         w.decode.context_length, w.decode.info, w.decode.healthy = 32, info, False
