@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from agent_runtime.dispatch.engines import Engines
 from agent_runtime.dispatch.limits import Limits
 from agent_runtime.dispatch.loop import PlacementLoop
-from agent_runtime.dispatch.steps import Rendered, decode_output, render
+from agent_runtime.dispatch.render import Rendered, decode_output, render
 from agent_runtime.dispatch.turn import Job, Progress, Sink
 from agent_runtime.planning.planner import Planner
 from agent_runtime.scheduling.view import TurnView

@@ -21,7 +21,7 @@ from agent_runtime.doctor.hops import Hops, Page
 from agent_runtime.doctor.places import Places
 from agent_runtime.doctor.report import RDMA_NOTE, Hooks, Hop, Report
 from agent_runtime.doctor.store_object import ProbeObject, Spec, StoreObject
-from agent_runtime.planning.fleet import plan_fleet
+from agent_runtime.planning.plan_fleet import plan_fleet
 from agent_runtime.planning.store_admin import StoreAdmin
 from dualpath_sglang.contract.engine_info import EngineInfo, from_server_info
 from dualpath_sglang.contract.errors import EngineFailure

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent_runtime.planning.existence import Existence
-from agent_runtime.planning.fleet import PlanFleet, plan_fleet
+from agent_runtime.planning.plan_fleet import PlanFleet, plan_fleet
 from agent_runtime.planning.store_admin import Objects
 from agent_runtime.scheduling.placement import Placed
 from agent_runtime.trajectory.session import Session

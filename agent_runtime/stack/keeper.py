@@ -11,7 +11,7 @@ from pathlib import Path
 from agent_runtime.stack.causes import CAUSE_LINES, describe_exit, likely_cause
 from agent_runtime.stack.child import Child
 from agent_runtime.stack.component import Component
-from agent_runtime.stack.probe import is_ready, tail
+from agent_runtime.stack.readiness import is_ready, tail
 from agent_runtime.stack.status import Board, Event, Failure, State
 
 LOOK_EVERY_S = 0.2

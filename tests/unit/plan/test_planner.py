@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runtime.planning.fleet import PlanFleet, plan_fleet
+from agent_runtime.planning.plan_fleet import PlanFleet, plan_fleet
 from agent_runtime.planning.planner import Planner, prompt_hashes
 from agent_runtime.scheduling.placement import Placed
 from agent_runtime.trajectory.model import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from router_world import Event, eventually, failure, world
 
-from agent_runtime.dispatch.steps import render
+from agent_runtime.dispatch.render import render
 from agent_runtime.trajectory.model import (
     ChatPart,
     MessagesInput,
