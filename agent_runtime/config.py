@@ -159,7 +159,8 @@ class EngineGroup:
 
     role: Role = setting(
         "prefill",
-        "prefill, decode, or plain: one ordinary engine without P/D, cache tiers or store",
+        "prefill, decode, or plain: one ordinary engine without P/D, cache tiers or store; the "
+        "router serves plain engines where there are no others",
     )
     count: int = setting(1, "how many engines", at_least=0)
     name: str = setting("", "name prefix (empty: the role)")

@@ -53,10 +53,13 @@ def build(
     )
     needs = tuple(part.name for part in parts)
     endpoints = []
-    for engine in named_engines(config):
+    engines = named_engines(config)
+    # A plain engine beside a pair is there to be compared with; the router has no use for it.
+    all_plain = all(engine.group.role == "plain" for engine in engines)
+    for engine in engines:
         after = () if engine.group.role == "plain" else needs
         parts.append(_engine(config, engine, ports, master, after, programs))
-        if engine.group.role != "plain":
+        if all_plain or engine.group.role != "plain":
             endpoints.append(_endpoint(config, engine, ports))
     files: dict[Path, str] = {}
     router_url = ""
@@ -156,7 +159,6 @@ def _engine(
 
 def _endpoint(config: StackConfig, engine: NamedEngine, ports: Mapping[str, int]) -> EngineEndpoint:
     group, prefill = engine.group, engine.group.role == "prefill"
-    assert group.role != "plain"
     if group.url:
         host = urlsplit(group.url).hostname or ""
         return EngineEndpoint(

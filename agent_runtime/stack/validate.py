@@ -29,10 +29,10 @@ def validate(config: StackConfig) -> None:
         _check_group(group, f"engines[{g}]")
     _check_names(engines)
     roles = {e.group.role for e in engines}
-    if config.start_router and not {"prefill", "decode"} <= roles:
+    if config.start_router and not ({"prefill", "decode"} <= roles or roles == {"plain"}):
         raise ConfigError(
-            "engines: the router needs at least one prefill and one decode engine; add them or "
-            "set start_router: false",
+            "engines: the router needs at least one prefill and one decode engine, or plain ones "
+            "alone; add them or set start_router: false",
             field="engines",
         )
     if config.router.engines:

@@ -18,6 +18,7 @@ from agent_runtime.config import (
     StackConfig,
     StoreConfig,
 )
+from agent_runtime.dispatch.fleet import fleet_of
 from agent_runtime.settings import decode
 from agent_runtime.stack.commands import Programs, to_argv
 from agent_runtime.stack.component import Component, Layout
@@ -181,6 +182,16 @@ def test_router_file_and_endpoints() -> None:
     assert str(router.engines[1].bootstrap_port) == prefill["disaggregation-bootstrap-port"]
 
 
+def test_plain_engines_get_the_router_where_they_are_alone() -> None:
+    two = dataclasses.replace(PLAIN, count=2)
+    got = layout(stack(engines=(two,)))
+    assert {c.kind for c in got.components} == {"engine", "router", "renderer"}
+    assert [(e.name, e.role) for e in got.engines] == [("plain-0", "plain"), ("plain-1", "plain")]
+    assert fleet_of(got.engines).keys() == {"plain-0", "plain-1"}
+    beside = layout(stack(engines=(PREFILL, DECODE, PLAIN)))
+    assert [e.name for e in beside.engines] == ["prefill-0", "decode-0"]
+
+
 def test_engines_started_elsewhere() -> None:
     groups = (
         EngineGroup(role="prefill", url="http://10.0.0.1:30000/", name="far"),
@@ -271,6 +282,7 @@ FAR = "http://10.0.0.1:30000"
     [
         ({"model": ModelConfig()}, "model.path"),
         ({"engines": (PREFILL,)}, "engines"),
+        ({"engines": (PREFILL, PLAIN)}, "engines"),
         ({"engines": ()}, "engines"),
         ({"host": "0.0.0.0"}, "host"),
         ({"store": StoreConfig(host="::")}, "store.host"),
