@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from agent_runtime.trajectory.model import Tiers, TurnRecord
+from agent_runtime.trajectory.model import TurnRecord
 from agent_runtime.trajectory.session import Session
 
 
@@ -23,8 +24,7 @@ def session_tree(session: Session, *, token_ids: bool = False) -> dict[str, Any]
 
 
 def turn_tree(session: Session, record: TurnRecord, *, replayed: bool) -> dict[str, Any]:
-    usage, timing, placement = record.usage, record.timing, record.placement
-    computed = usage.computed_tokens
+    usage, computed = record.usage, record.usage.computed_tokens
     return {
         "session_id": session.head.id,
         "turn": record.turn,
@@ -35,26 +35,12 @@ def turn_tree(session: Session, record: TurnRecord, *, replayed: bool) -> dict[s
         "history_tokens": record.history_tokens,
         "replayed": replayed,
         "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "cached_tokens": usage.cached_tokens,
+            **asdict(usage),
             "computed_tokens": computed,
-            "prefill": {**_tiers(usage.prefill), "computed": computed},
-            "decode": None if usage.decode is None else _tiers(usage.decode),
-            "load": usage.load,
+            "prefill": {**asdict(usage.prefill), "computed": computed},
         },
-        "placement": {
-            "prefill": placement.prefill,
-            "decode": placement.decode,
-            "split": placement.split,
-            "pages": placement.pages,
-            "reason": placement.reason,
-        },
-        "timing": {
-            "queued_s": timing.queued_s,
-            "ttft_s": timing.ttft_s,
-            "e2e_s": timing.e2e_s,
-        },
+        "placement": asdict(record.placement),
+        "timing": asdict(record.timing),
     }
 
 
@@ -68,12 +54,3 @@ def summary(record: TurnRecord) -> str:
         f"{record.finish_reason}, queued {timing.queued_s:.3f} s, first token {ttft} s, "
         f"all {timing.e2e_s:.3f} s"
     )
-
-
-def _tiers(tiers: Tiers) -> dict[str, int]:
-    return {
-        "device": tiers.device,
-        "host": tiers.host,
-        "storage": tiers.storage,
-        "peer": tiers.peer,
-    }

@@ -129,7 +129,7 @@ class RunningStack:
 
     @property
     def engines(self) -> tuple[EngineEndpoint, ...]:
-        """The prefill and decode engines as the router sees them."""
+        """The engines that the router serves, as it sees them."""
         return self.layout.engines
 
     @property
