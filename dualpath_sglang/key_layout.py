@@ -37,7 +37,7 @@ def key_layout_of(store: Any) -> KeyLayout:
             "DualPath: this version of SGLang's MooncakeStore spells its keys in an unknown way "
             f"({type(error).__name__}: {error})"
         ) from error
-    return KeyLayout(prefix, suffixes, page_size, tp_size, bool(store.is_mla_backend))
+    return KeyLayout(prefix, suffixes, page_size, tp_size)
 
 
 def _refused(store: Any) -> str:

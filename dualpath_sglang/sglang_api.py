@@ -13,8 +13,6 @@ from typing import Any
 
 from dualpath_sglang.contract.report import META_KEY, TurnReport
 
-TESTED_VERSION = "0.5.21"
-
 
 def version() -> str:
     import sglang

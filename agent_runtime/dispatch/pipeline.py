@@ -146,7 +146,7 @@ class Pipeline:
         turn.progress.placed, turn.progress.placed_at = placed, self._clock.now()
         await sink.started(placed, turn.session.turns, len(prompt))
         hints = None if plan is None else to_kv_hints(plan)
-        job = Job(turn.id, prompt, len(rendered.input), sampling, hints)
+        job = Job(turn.id, prompt, sampling, hints)
         await self._engines.run(placed, job, turn.progress, sink)
 
     async def _keep_partial(self, turn: _Turn) -> None:

@@ -20,7 +20,6 @@ class Job:
 
     id: RequestId
     prompt: array[int]
-    new_tokens: int
     sampling: Mapping[str, Any]
     kv_hints: Mapping[str, Any] | None = None
 

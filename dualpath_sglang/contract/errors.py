@@ -12,6 +12,7 @@ DualPathError
 ├── EngineFailure         502   an engine broke, refused or answered nonsense
 ├── RendererFailure       502   the renderer process is gone or failed
 ├── StoreFailure          502   the store's master is gone or answered nonsense
+├── RouterFailure         502   the router is gone or answered nonsense (raised by the clients)
 ├── DeadlineExceeded      504   the turn did not end within its deadline
 ├── Internal              500   a defect of ours; the cause is in the log
 ├── ConfigError           —     start-up: unknown key, bad value, missing file

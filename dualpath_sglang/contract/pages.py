@@ -5,7 +5,8 @@
 
 The chain is SGLang's (0.5.21 `mem_cache/utils.py`, `get_storage_hash_str`): SHA-256 over the
 previous digest and the page's tokens as little-endian 32-bit numbers. A page's hash therefore
-names the whole prefix that ends with it. Prefix and suffixes are never made up here: an engine
+names the whole prefix that ends with it. (Requests with an extra key or a cache salt have chains of
+their own; the router sends neither.) Prefix and suffixes are never made up here: an engine
 publishes them as a `KeyLayout`.
 """
 
@@ -18,7 +19,6 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_NAMESPACE = b"sglang-cache-namespace-v1"
 _DIGEST = 32
 """Bytes of one SHA-256 digest."""
 
@@ -35,25 +35,10 @@ class KeyLayout:
     suffixes: tuple[str, ...]
     page_size: int
     tp_size: int
-    is_mla: bool
 
     def object_keys(self, page_hash: str) -> tuple[str, ...]:
         """Every object of one page."""
         return tuple(f"{self.prefix}{page_hash}{suffix}" for suffix in self.suffixes)
-
-
-def namespace_seed(extra_key: str | None, cache_salt: str | None) -> bytes | None:
-    """The digest that stands before page 0; null: the common namespace, no digest."""
-    if extra_key is None and cache_salt is None:
-        return None
-    digest = hashlib.sha256(_NAMESPACE)
-    for part in (extra_key, cache_salt):
-        if part is None:
-            digest.update(b"\x00")
-        else:
-            text = part.encode()
-            digest.update(b"\x01" + len(text).to_bytes(8, "little") + text)
-    return digest.digest()
 
 
 class PageHasher:
@@ -62,13 +47,10 @@ class PageHasher:
     Work is proportional to what is appended: earlier digests are kept, 32 bytes a page.
     """
 
-    def __init__(
-        self, page_size: int, *, extra_key: str | None = None, cache_salt: str | None = None
-    ) -> None:
+    def __init__(self, page_size: int) -> None:
         if page_size < 1:
             raise ValueError(f"a page has at least one token, not {page_size}")
         self.page_size = page_size
-        self._seed = namespace_seed(extra_key, cache_salt) or b""
         self._digests = bytearray()
 
     @property
@@ -95,21 +77,15 @@ class PageHasher:
         """`tokens`: the whole sequence. Hashes the full pages that are not hashed yet; the pages
         that are must be unchanged (`keep` drops those that are not)."""
         known, size = self.pages, self.page_size
-        last = bytes(self._digests[-_DIGEST:]) or self._seed
+        last = bytes(self._digests[-_DIGEST:])
         for start in range(known * size, len(tokens) - size + 1, size):
             last = hashlib.sha256(last + _bytes(tokens[start : start + size])).digest()
             self._digests += last
 
 
-def page_hashes(
-    tokens: Sequence[int],
-    page_size: int,
-    *,
-    extra_key: str | None = None,
-    cache_salt: str | None = None,
-) -> tuple[str, ...]:
+def page_hashes(tokens: Sequence[int], page_size: int) -> tuple[str, ...]:
     """The hashes of all full pages of `tokens`, first page first."""
-    hasher = PageHasher(page_size, extra_key=extra_key, cache_salt=cache_salt)
+    hasher = PageHasher(page_size)
     hasher.extend(tokens)
     return hasher.hashes()
 

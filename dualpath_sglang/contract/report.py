@@ -14,7 +14,6 @@ from typing import Any
 
 META_KEY = "dualpath"
 VERSION = 1
-TIERS = ("device", "host", "storage", "peer")
 
 
 @dataclass(frozen=True)

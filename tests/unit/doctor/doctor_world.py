@@ -24,7 +24,7 @@ from dualpath_sglang.contract.probe import (
     sum_of,
 )
 
-LAYOUT = KeyLayout("model_", ("_0_k", "_0_v"), 16, 1, False)
+LAYOUT = KeyLayout("model_", ("_0_k", "_0_v"), 16, 1)
 PART_BYTES = 16 * 8
 HOOK = {"target": "sglang.srt.m.C.f", "kind": "after", "why": "a reason", "live": True}
 

@@ -25,7 +25,7 @@ INFO = EngineInfo(
     boot_nonce="n" * 16,
     exports=("10.0.0.7:18011", "10.0.0.7:18012"),
     hooks=("sglang.srt.managers.scheduler.Scheduler.get_internal_state",),
-    key_layout=KeyLayout("model_", ("_0_k", "_0_v"), 64, 1, False),
+    key_layout=KeyLayout("model_", ("_0_k", "_0_v"), 64, 1),
 )
 
 
@@ -59,7 +59,7 @@ def test_without_the_plugin_there_is_none(server_info: dict[str, Any]) -> None:
         ({"surprise": 1}, "'surprise' is unknown"),
         ({"key_layout": []}, "key_layout is list"),
         ({"key_layout": None}, "key_layout is NoneType"),
-        ({"key_layout": {"prefix": "m_"}}, "'is_mla' is missing"),
+        ({"key_layout": {"prefix": "m_"}}, "'page_size' is missing"),
     ],
 )
 def test_strict(change: dict[str, Any], says: str) -> None:

@@ -17,7 +17,7 @@ from dualpath_sglang.contract.clock import ManualClock
 from dualpath_sglang.contract.errors import StoreFailure
 from dualpath_sglang.contract.pages import KeyLayout
 
-LAYOUT = KeyLayout("m_", ("_0_k", "_0_v", "_1_k", "_1_v"), 16, 2, False)
+LAYOUT = KeyLayout("m_", ("_0_k", "_0_v", "_1_k", "_1_v"), 16, 2)
 
 
 class SetStore:

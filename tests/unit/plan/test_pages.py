@@ -67,15 +67,8 @@ def test_a_hash_names_the_whole_prefix(tokens: list[int], changed: int) -> None:
     assert not set(first[unchanged:]) & set(second[unchanged:])
 
 
-def test_namespaces_are_apart() -> None:
-    tokens = list(range(32))
-    keys = [(None, None), ("", None), (None, ""), ("ab", ""), ("a", "b"), ("", "ab")]
-    chains = [page_hashes(tokens, 16, extra_key=e, cache_salt=s) for e, s in keys]
-    assert len({chain[0] for chain in chains}) == len(keys)
-
-
 def test_object_keys_cover_every_suffix() -> None:
-    layout = KeyLayout("m_", ("_0_k", "_0_v", "_1_k", "_1_v"), 16, 2, False)
+    layout = KeyLayout("m_", ("_0_k", "_0_v", "_1_k", "_1_v"), 16, 2)
     assert layout.object_keys("ff") == ("m_ff_0_k", "m_ff_0_v", "m_ff_1_k", "m_ff_1_v")
 
 

@@ -35,7 +35,7 @@ from dualpath_sglang.contract.ids import EngineId, RequestId
 from dualpath_sglang.contract.pages import KeyLayout, page_hashes
 from dualpath_sglang.contract.plan import parse_kv_hints
 
-LAYOUT = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1, False)
+LAYOUT = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1)
 ENDPOINTS = {
     EngineId("p0"): EngineEndpoint("p0", "prefill", "http://127.0.0.1:1", "127.0.0.1", 8998),
     EngineId("d0"): EngineEndpoint("d0", "decode", "http://127.0.0.1:2"),

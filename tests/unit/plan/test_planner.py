@@ -30,7 +30,7 @@ from dualpath_sglang.contract.errors import StoreFailure
 from dualpath_sglang.contract.ids import EngineId, RequestId, SessionId
 from dualpath_sglang.contract.pages import KeyLayout, page_hashes
 
-LAYOUT = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1, False)
+LAYOUT = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1)
 P0, P1, D0, D1 = (EngineId(name) for name in ("p0", "p1", "d0", "d1"))
 
 

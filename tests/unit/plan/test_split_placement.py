@@ -21,7 +21,7 @@ from dualpath_sglang.contract.ids import EngineId, RequestId
 from dualpath_sglang.contract.pages import KeyLayout
 
 RNG = random.Random(0)
-LAYOUT = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1, False)
+LAYOUT = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1)
 
 
 def engine(name: str, role: Role, *, plans: bool = True, reading: int = 0) -> EngineView:

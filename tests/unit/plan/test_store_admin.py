@@ -23,7 +23,7 @@ from dualpath_sglang.contract.clock import ManualClock
 from dualpath_sglang.contract.errors import StoreFailure
 from dualpath_sglang.contract.pages import KeyLayout, page_hashes
 
-LAYOUT = KeyLayout("org-modèl v1.5+x/ü:_", ("_0_k", "_0_v"), 16, 1, False)
+LAYOUT = KeyLayout("org-modèl v1.5+x/ü:_", ("_0_k", "_0_v"), 16, 1)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
