@@ -107,7 +107,7 @@ class RouterConfig:
         10.0, "a turn waits so long for an engine to come back when none is healthy", at_least=0
     )
     health_interval_s: float = setting(
-        2.0, "pause between two health checks of one engine", at_least=0.01
+        2.0, "pause between two health checks of an engine that answers", at_least=0.01
     )
     health_timeout_s: float = setting(
         25.0, "a health check without answer (SGLang itself takes up to 20 s)", at_least=0.01

@@ -40,6 +40,10 @@ def _decode_room(server_info: Mapping[str, Any]) -> int | None:
     return pool - reserve - page
 
 
+DOWN_S = 0.25
+"""Pause while an engine does not answer: turns may wait for it, and asking it costs nothing."""
+
+
 class HealthChecks:
     """One task per engine. A refused connection counts at once; an engine that is slow to
     answer, as SGLang is within a long prefill, gets `health_failures` chances."""
@@ -76,7 +80,9 @@ class HealthChecks:
                 failures = 0
                 await self._learn(name, client)
                 self._report(name, True, "")
-            await asyncio.sleep(self._config.health_interval_s)
+            pause = self._config.health_interval_s
+            healthy = self._loop.engines[name].healthy
+            await asyncio.sleep(pause if healthy else min(pause, DOWN_S))
 
     async def _learn(self, name: EngineId, client: EngineClient) -> None:
         """Asked after every outage (a restarted engine may have other settings) until it says."""

@@ -39,7 +39,7 @@ def host_pool(cache: Any) -> HostPool:
     return HostPool(int(starts[0]), page_bytes, v_offset, int(pool.size) // size, size)
 
 
-def fingerprint(scheduler: Any, cache: Any, pool: HostPool, keys: KeyLayout | None) -> str:
+def fingerprint(scheduler: Any, cache: Any, pool: HostPool, keys: KeyLayout) -> str:
     """Equal on engines whose host pages are interchangeable, byte for byte."""
     live = anchor_pool(cache)
     facts = {
@@ -51,7 +51,7 @@ def fingerprint(scheduler: Any, cache: Any, pool: HostPool, keys: KeyLayout | No
         "page_bytes": pool.page_bytes,
         "k_and_v": pool.v_offset > 0,
         "tp_size": int(scheduler.server_args.tp_size),
-        "keys": None if keys is None else [keys.prefix, list(keys.suffixes)],
+        "keys": [keys.prefix, list(keys.suffixes)],
     }
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
