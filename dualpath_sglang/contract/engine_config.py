@@ -68,8 +68,8 @@ class EngineConfig:
     check: Literal["off", "idle", "always"] = _setting(
         "idle",
         "compare the pool's books when idle (idle: at most once a second; always: 20 times a "
-        "second, and a difference ends the engine); lost pages are seen only with "
-        "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND=python, since SGLang's default core cannot be walked",
+        "second, and a difference ends the engine); lost pages are seen with "
+        "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND=python only: the default core cannot be walked",
     )
     fault: str = _setting("", "faults to inject, for tests")
 
