@@ -20,8 +20,10 @@ from agent_runtime.stack.stack import RunningStack, Stack
 from dualpath_sglang.contract.engine_info import EngineInfo, from_server_info
 from dualpath_sglang.contract.plan import Plan, to_kv_hints
 
-BOOKS = {"DUALPATH_ENGINE_CHECK": "always", "SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
-"""Every idle round compares the host pool's books; only the Python tree core can be walked."""
+CHECKED = {"DUALPATH_ENGINE_CHECK": "always"}
+"""Every idle round compares the host pool's books."""
+BOOKS = CHECKED | {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
+"""Lost pages are seen too: only the Python tree core can be walked. SGLang's default is in Rust."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,15 @@ class Duo:
             assert time.monotonic() < end, f"{role} does not become idle: {reply}"
             time.sleep(0.2)
 
+    def let_go(self) -> None:
+        """Both engines are idle, and hold no page for anything but their caches. Flushes them."""
+        self.flush()
+        for role in ("prefill", "decode"):
+            counts = self.counts(role)
+            held = {name: counts.get(name, 0) for name in ("pinned", "quarantined", "exchanges")}
+            assert not any(held.values()), (role, held)
+            assert self.fallbacks(role).get("books_differ", 0) == 0, role
+
     def counts(self, role: str) -> dict[str, float]:
         """The plugin's counters, by name and label value: `kv_bytes_total.store_to_decode`."""
         with urllib.request.urlopen(f"{self.url(role)}/metrics", timeout=30) as reply:
@@ -153,6 +164,7 @@ def duo(
     run_dir: Path,
     *,
     page: int = 16,
+    books: Mapping[str, str] = BOOKS,
     env: Mapping[str, str] | None = None,
     prefill: Mapping[str, str] | None = None,
     decode: Mapping[str, str] | None = None,
@@ -160,7 +172,7 @@ def duo(
     **changes: Any,
 ) -> Iterator[Duo]:
     """`env`: of both engines, `prefill` and `decode`: of one; `changes`: of the StackConfig."""
-    common = BOOKS | dict(env or {})
+    common = {**books, **(env or {})}
     config = StackConfig(
         model=ModelConfig(path=str(model)),
         cpu=True,
