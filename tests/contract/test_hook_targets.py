@@ -18,6 +18,10 @@ _CACHE = "sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache"
 _STORE = "sglang.srt.mem_cache.storage.mooncake_store.mooncake_store.MooncakeStore"
 _HOST = "sglang.srt.mem_cache.pool_host"
 _CONTROLLER = "sglang.srt.managers.cache_controller.HiCacheController"
+_TREE_CORES = (
+    "sglang.srt.mem_cache.unified_cache.unified_tree_core.UnifiedTreeCore",
+    "sglang.srt.mem_cache.rust_tree_core.adapter.RustUnifiedTreeCore",
+)
 
 USED: dict[str, tuple[str, ...]] = {
     f"{_CACHE}.prefetch_from_storage": (
@@ -43,7 +47,6 @@ USED: dict[str, tuple[str, ...]] = {
     f"{_CACHE}.get_prefix_hash_values": ("node_id",),
     f"{_CACHE}._handle_prefetch_result": ("operation",),
     f"{_CONTROLLER}.append_host_mem_release": ("host_indices",),
-    f"{_CONTROLLER}.prefetch_rate_limited": (),
     f"{_HOST}.group.HostPoolGroup.alloc": ("need_size", "reclaim"),
     f"{_HOST}.group.HostPoolGroup.free": ("indices",),
     f"{_HOST}.group.HostPoolGroup.layout_lease": (),
@@ -52,6 +55,8 @@ USED: dict[str, tuple[str, ...]] = {
     f"{_STORE}._tag_keys": ("keys",),
     f"{_STORE}._batch_preprocess": ("keys", "host_indices"),
     f"{_STORE}._get_batch_zero_copy_impl": ("key_strs", "buffer_ptrs", "buffer_sizes"),
+    **{f"{core}.build_storage_backup_spec": ("node_id", "pass_prefix_keys") for core in _TREE_CORES},
+    "sglang.srt.mem_cache.utils.get_hash_str": ("token_ids",),
     "sglang.srt.managers.schedule_batch.Req._compute_max_prefix_len": ("input_len",),
     "sglang.srt.utils.network.get_local_ip_auto": (),
     "sglang.srt.mem_cache.registry.register_radix_cache_backend": ("name", "factory"),

@@ -12,11 +12,10 @@ import pytest
 from source_targets import check_source
 from test_hook_targets import USED
 
-from dualpath_sglang import hooks, metrics, report, store_guard
+from dualpath_sglang import hooks, plugin
+from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.cpu.shims import install_shims
 from dualpath_sglang.hooks import Hook
-from dualpath_sglang.plugin import VERIFY_HOOK
-from dualpath_sglang.secondpath.table import SECOND_PATH_HOOKS
 
 install_shims()
 
@@ -24,14 +23,21 @@ NEWER = ("0.5.22", "0.5.23")
 
 
 def every_hook() -> tuple[Hook, ...]:
-    from dualpath_sglang.cpu.hooks import CPU_HOOKS
-
-    ours = metrics.METRIC_HOOKS + report.REPORT_HOOKS + SECOND_PATH_HOOKS
-    return (*CPU_HOOKS, *store_guard.STORE_HOOKS, VERIFY_HOOK, *ours)
+    """What the plugin registers in an engine that has all of it, on a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SGLANG_USE_CPU_ENGINE", "1")
+        return plugin.hook_table(EngineConfig(hooks="all"))
 
 
 def test_every_target_fits_the_installed_sglang() -> None:
     assert hooks.check_targets(every_hook()) == []
+
+
+def test_the_readme_counts_what_is_checked() -> None:
+    text = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split())
+    fields = sum(map(len, FIELDS.values()))
+    counted = f"{len(every_hook())} hooks, {len(USED)} called functions and {fields} fields"
+    assert f"of the {counted} checked" in text
 
 
 def test_every_hook_says_why() -> None:
@@ -85,6 +91,13 @@ def test_what_a_newer_sglang_would_break(version: str, tmp_path: Path) -> None:
 
 
 FIELDS: dict[str, tuple[str, ...]] = {
+    "managers/cache_controller.py": (
+        "prefetch_tokens_occupied",
+        "prefetch_threshold",
+        "host_mem_release_queue",
+    ),
+    "mem_cache/pool_host/base.py": ("free_slots", "release_slots"),
+    "mem_cache/unified_cache/unified_tree_core.py": ("component_data",),
     "disaggregation/decode.py": (
         "waiting_for_input",
         "prefix_match",
@@ -113,6 +126,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "ongoing_load_back",
         "publish_node_ids",
         "prefetch_loaded_tokens_by_reqid",
+        "storage_prefetch_retries",
         "tree_core",
     ),
     "mem_cache/storage/mooncake_store/mooncake_store.py": ("mha_suffix", "mla_suffix"),
