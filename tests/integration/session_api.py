@@ -55,3 +55,11 @@ def plain(url: str, prompt: list[int], tokens: int) -> list[int]:
     reply.raise_for_status()
     output: list[int] = reply.json()["output_ids"]
     return output
+
+
+def served_exactly(session: Session, reference: str, new: list[int]) -> None:
+    """The next turn works and is what a plain engine gives for the session's history."""
+    before = session.history()
+    done = session.turn(token_ids=new)
+    assert done.status_code == 200, done.text
+    assert done.json()["token_ids"] == plain(reference, before + new, 8)

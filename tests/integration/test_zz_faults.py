@@ -11,10 +11,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from session_api import Session, plain
+from session_api import Session, served_exactly
 from test_turns import ids
 
-from agent_runtime.stack.child import TAG
 from agent_runtime.stack.stack import RunningStack
 
 TURN_ENDS_S = 60.0
@@ -47,14 +46,6 @@ def killed_within_a_turn(pair: RunningStack, name: str) -> tuple[Session, dict[s
     return session, error
 
 
-def served_exactly(session: Session, reference: str, seed: int) -> None:
-    """The next turn works and is what a plain engine gives for the session's history."""
-    before, new = session.history(), ids(seed, 20)
-    done = session.turn(token_ids=new)
-    assert done.status_code == 200, done.text
-    assert done.json()["token_ids"] == plain(reference, before + new, 8)
-
-
 @pytest.mark.parametrize("name", ["decode-0", "prefill-0"])
 def test_an_engine_killed_within_a_turn(pair: RunningStack, reference: str, name: str) -> None:
     session, error = killed_within_a_turn(pair, name)
@@ -63,7 +54,7 @@ def test_an_engine_killed_within_a_turn(pair: RunningStack, reference: str, name
         assert error["type"] == "engine_failure"
         assert "decode-0" in error["message"]
     assert len(session.history()) in (208, 208 + 50 + 4000)
-    served_exactly(session, reference, 12)
+    served_exactly(session, reference, ids(12, 20))
 
 
 def test_a_killed_router_forgets_no_session(pair: RunningStack, reference: str) -> None:
@@ -73,7 +64,7 @@ def test_a_killed_router_forgets_no_session(pair: RunningStack, reference: str) 
     while httpx.get(f"{pair.router_url}/ready").status_code != 200 and time.monotonic() < end:
         time.sleep(0.2)
     assert len(session.history()) == 208
-    served_exactly(session, reference, 13)
+    served_exactly(session, reference, ids(13, 20))
 
 
 def test_a_killed_renderer_comes_back(pair: RunningStack) -> None:
@@ -91,14 +82,15 @@ def test_without_its_storage_node_the_stack_serves_on(pair: RunningStack, refere
     pair.kill("store")
     pair.wait_for("store", "exited", 5.0)
     began = time.monotonic()
-    served_exactly(session, reference, 16)
+    served_exactly(session, reference, ids(16, 20))
     fresh = Session(pair.router_url)
-    served_exactly(fresh, reference, 17)
+    served_exactly(fresh, reference, ids(17, 20))
     assert time.monotonic() - began < 2 * TURN_ENDS_S
 
 
 def test_the_end_of_the_master_ends_the_stack_and_leaves_nothing(pair: RunningStack) -> None:
     ports = [p for c in pair.layout.components for p in c.ports.values()]
+    before = processes(pair)
     began = time.monotonic()
     pair.kill("master")
     pair.wait_for("master", "failed", 5.0)
@@ -110,15 +102,19 @@ def test_the_end_of_the_master_ends_the_stack_and_leaves_nothing(pair: RunningSt
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-    assert not left_behind(str(pair.run_dir))
+    assert [process for process in before if is_there(process)] == []
 
 
-def left_behind(run_dir: str) -> list[psutil.Process]:
-    """Processes of the stack's components that are still there (they inherit a tag)."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = " ".join(process.cmdline())
-            if TAG in process.environ() and run_dir in words:
-                found.append(process)
-    return found
+def processes(stack: RunningStack) -> list[psutil.Process]:
+    """Each component's guard and everything below it."""
+    pids = [stack.component(c.name).pid for c in stack.layout.components]
+    guards = [psutil.Process(psutil.Process(pid).ppid()) for pid in pids if pid is not None]
+    trees = [[guard, *guard.children(recursive=True)] for guard in guards]
+    assert sum(len(tree) >= 4 for tree in trees) >= len(stack.engines), "schedulers are seen"
+    return [process for tree in trees for process in tree]
+
+
+def is_there(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
