@@ -55,7 +55,9 @@ USED: dict[str, tuple[str, ...]] = {
     f"{_STORE}._tag_keys": ("keys",),
     f"{_STORE}._batch_preprocess": ("keys", "host_indices"),
     f"{_STORE}._get_batch_zero_copy_impl": ("key_strs", "buffer_ptrs", "buffer_sizes"),
-    **{f"{core}.build_storage_backup_spec": ("node_id", "pass_prefix_keys") for core in _TREE_CORES},
+    **{
+        f"{core}.build_storage_backup_spec": ("node_id", "pass_prefix_keys") for core in _TREE_CORES
+    },
     "sglang.srt.mem_cache.utils.get_hash_str": ("token_ids",),
     "sglang.srt.managers.schedule_batch.Req._compute_max_prefix_len": ("input_len",),
     "sglang.srt.utils.network.get_local_ip_auto": (),

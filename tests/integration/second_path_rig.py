@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import http.client
 import json
 import random
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 from agent_runtime.config import EngineGroup, ExitPolicies, ModelConfig, StackConfig
 from agent_runtime.stack.stack import RunningStack, Stack
+from agent_runtime.stack.status import ComponentState
 from dualpath_sglang.contract.engine_info import EngineInfo, from_server_info
 from dualpath_sglang.contract.plan import Plan, to_kv_hints
 
@@ -24,6 +26,15 @@ CHECKED = {"DUALPATH_ENGINE_CHECK": "always"}
 """Every idle round compares the host pool's books."""
 BOOKS = CHECKED | {"SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND": "python"}
 """Lost pages are seen too: only the Python tree core can be walked. SGLang's default is in Rust."""
+
+
+Stage = tuple[str, str]
+"""How far a turn is: an engine's role, and the counter of it that shows it by growing."""
+STAGING: Stage = ("decode", "kv_bytes_total.store_to_decode")
+STAGED: Stage = ("decode", "staging_seconds_count")
+PULLING: Stage = ("prefill", "kv_bytes_total.decode_to_prefill")
+
+JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,10 @@ class Duo:
     def url(self, role: str) -> str:
         return next(e.url for e in self.stack.engines if e.role == role)
 
+    def component(self, role: str) -> ComponentState:
+        name = next(e.name for e in self.stack.engines if e.role == role)
+        return self.stack.component(name)
+
     def info(self, role: str) -> EngineInfo:
         found = from_server_info(_get(f"{self.url(role)}/server_info"))
         assert found is not None
@@ -69,15 +84,7 @@ class Duo:
         timeout_s: float = 90.0,
     ) -> Answer:
         """`plan` goes to both, unless `decode_plan` is another; greedy."""
-        prefill = next(e for e in self.stack.engines if e.role == "prefill")
-        body = {
-            "rid": f"{self.rng.getrandbits(128):032x}",
-            "input_ids": tokens,
-            "sampling_params": {"temperature": 0, "max_new_tokens": output, "ignore_eos": True},
-            "bootstrap_host": prefill.bootstrap_host,
-            "bootstrap_port": prefill.bootstrap_port,
-            "bootstrap_room": self.rng.getrandbits(62),
-        }
+        body = self._body(tokens, output)
         began = time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(2) as both:
             sent = [
@@ -98,6 +105,28 @@ class Duo:
             time.monotonic() - began,
         )
 
+    def hang_up(self, tokens: list[int], plan: Plan, stage: Stage) -> None:
+        """Ask both for a stream, and close both connections at a stage, with no other word."""
+        before = self.count(*stage)
+        body = self._body(tokens, 1000) | {"stream": True} | _hints(plan)
+        with contextlib.ExitStack() as calls:
+            for role in ("prefill", "decode"):
+                call = http.client.HTTPConnection(self.url(role).removeprefix("http://"))
+                calls.callback(call.close)
+                call.request("POST", "/generate", json.dumps(body), JSON)
+            self.wait_for(stage, before)
+
+    def _body(self, tokens: list[int], output: int) -> dict[str, Any]:
+        prefill = next(e for e in self.stack.engines if e.role == "prefill")
+        return {
+            "rid": f"{self.rng.getrandbits(128):032x}",
+            "input_ids": tokens,
+            "sampling_params": {"temperature": 0, "max_new_tokens": output, "ignore_eos": True},
+            "bootstrap_host": prefill.bootstrap_host,
+            "bootstrap_port": prefill.bootstrap_port,
+            "bootstrap_room": self.rng.getrandbits(62),
+        }
+
     def without_plan(self, tokens: list[int], **kwargs: Any) -> Answer:
         return self.ask(tokens, None, **kwargs)
 
@@ -116,9 +145,9 @@ class Duo:
             assert time.monotonic() < end, f"{role} does not become idle: {reply}"
             time.sleep(0.2)
 
-    def let_go(self) -> None:
+    def let_go(self, timeout_s: float = 60.0) -> None:
         """Both engines are idle, and hold no page for anything but their caches. Flushes them."""
-        self.flush()
+        self.flush(timeout_s)
         for role in ("prefill", "decode"):
             counts = self.counts(role)
             held = {name: counts.get(name, 0) for name in ("pinned", "quarantined", "exchanges")}
@@ -134,6 +163,16 @@ class Duo:
             f"{name}.{label}" if label else name: float(value)
             for name, label, value in re.findall(pattern, text, flags=re.MULTILINE)
         }
+
+    def count(self, role: str, counter: str) -> float:
+        return self.counts(role).get(counter, 0.0)
+
+    def wait_for(self, stage: Stage, before: float = 0.0, timeout_s: float = 60.0) -> None:
+        """Until a counter is more than it was."""
+        end = time.monotonic() + timeout_s
+        while self.count(*stage) <= before:
+            assert time.monotonic() < end, f"{stage} never came"
+            time.sleep(0.1)
 
     def moved(self, before: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """Bytes by path since `before` (of `all_counts`)."""
@@ -203,9 +242,7 @@ def plain(reference: str, tokens: list[int], output: int = 8) -> list[int]:
         "input_ids": tokens,
         "sampling_params": {"temperature": 0, "max_new_tokens": output, "ignore_eos": True},
     }
-    request = urllib.request.Request(
-        f"{reference}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    request = urllib.request.Request(f"{reference}/generate", json.dumps(body).encode(), JSON)
     with urllib.request.urlopen(request, timeout=120) as reply:
         found: list[int] = json.loads(reply.read())["output_ids"]
     return found
@@ -230,7 +267,7 @@ def _get(url: str) -> dict[str, Any]:
 def _post(url: str, body: dict[str, Any] | None, timeout_s: float) -> dict[str, Any]:
     """The JSON answer, or `{"error": ...}` for a refusal, a broken connection or a time-out."""
     data = b"" if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data, JSON)
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:
             text = reply.read()

@@ -14,8 +14,26 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
-from second_path_rig import Answer, Duo, duo, prompt
+from second_path_rig import (
+    BOOKS,
+    PULLING,
+    STAGED,
+    STAGING,
+    Answer,
+    Duo,
+    Stage,
+    duo,
+    prompt,
+)
+from session_api import Session, served_exactly
+from stacks import pair_config
+from test_planned_turns import wait_until_stored
+
+from agent_runtime.config import EngineGroup, RouterConfig
+from agent_runtime.stack.stack import Stack
 
 PAGES = 32
 TURN_S = 60.0
@@ -161,6 +179,7 @@ def test_many_at_once_wait_for_a_small_host_pool(start: Start) -> None:
 # --- dead processes -----------------------------------------------------------------------------
 
 
+SLOW_PULL = {"DUALPATH_ENGINE_PEER_BYTES_PER_S": "200000"}
 SLOW = {"DUALPATH_ENGINE_STORE_BYTES_PER_S": "400000"}
 """2 MiB of this prompt's KV then take 5 s."""
 
@@ -217,6 +236,7 @@ def test_the_store_dies(start: Start, part: str) -> None:
     assert answer.errors == []
     assert answer.tokens == right
     assert answer.seconds < TURN_S
+    made.let_go()
 
 
 @pytest.mark.full
@@ -233,3 +253,140 @@ def test_the_client_goes_at_every_stage(start: Start, slow: str) -> None:
     answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
     assert answer.tokens == right
     assert answer.prefill["peer"] == PAGES // 2 * 16
+
+
+@pytest.mark.full
+def test_the_client_hangs_up(start: Start) -> None:
+    """Nobody tells the engines: they find the connection closed."""
+    made = start(decode=SLOW, prefill=SLOW_PULL)
+    tokens, right = stored(made)
+    for stage in (STAGING, PULLING, STAGED):
+        made.hang_up(tokens, made.plan(PAGES, PAGES), stage)
+        made.let_go()
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.tokens == right
+    assert answer.prefill["peer"] == PAGES // 2 * 16
+    made.let_go()
+
+
+# --- a decode engine that hangs -----------------------------------------------------------------
+
+
+@pytest.mark.full
+def test_decode_stands_still_while_it_is_pulled_from(start: Start) -> None:
+    """P reads from the store what it does not get, and uses no page that may still be written."""
+    made = start(prefill=SLOW_PULL | {"DUALPATH_ENGINE_PULL_DEADLINE_S": "3"})
+    tokens, right = stored(made)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(made.ask, tokens, made.plan(PAGES, PAGES))
+        made.wait_for(PULLING)
+        with standing_still(made, "decode"):
+            made.wait_for(("prefill", "kv_bytes_total.store_to_prefill"))
+        answer = asked.result(TURN_S)
+    assert answer.errors == []
+    assert answer.tokens == right
+    assert 0 < answer.prefill["peer"] < PAGES * 16
+    assert answer.prefill["peer"] + answer.prefill["storage"] == PAGES * 16
+    made.let_go(timeout_s=120)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.tokens == right
+    assert answer.prefill["peer"] == PAGES // 2 * 16
+
+
+@contextlib.contextmanager
+def standing_still(made: Duo, role: str) -> Iterator[None]:
+    """All processes of an engine are stopped, and go on afterwards."""
+    pid = made.component(role).pid
+    assert pid is not None
+    engine = psutil.Process(pid)
+    processes = [engine, *engine.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+@pytest.mark.full
+def test_a_store_that_hangs_on_decode_costs_its_deadline(start: Start) -> None:
+    deadline = {"DUALPATH_ENGINE_STAGING_DEADLINE_S": "3"}
+    made = start(decode=fault("store_stall:1") | deadline)
+    tokens, right = stored(made)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.errors == []
+    assert answer.tokens == right
+    assert answer.seconds < 30, "half as long as the store hangs"
+    assert answer.prefill["storage"] == PAGES * 16
+    assert made.fallbacks("decode")["staging_deadline"] == PAGES // 2
+    made.let_go(timeout_s=120)
+    answer = made.ask(tokens, made.plan(PAGES, PAGES // 2))
+    assert answer.tokens == right
+    assert answer.prefill["peer"] == PAGES // 2 * 16
+
+
+# --- through the router -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def routed(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Duo]:
+    """With the router's and SGLang's own time limits, as `dualpath up` has them."""
+    config = pair_config(
+        model_dir,
+        tmp_path_factory.mktemp("routed"),
+        router=RouterConfig(split_policy="decode_path"),
+        engines=(
+            EngineGroup(role="prefill", env=BOOKS | SLOW_PULL),
+            EngineGroup(role="decode", env=BOOKS | SLOW),
+        ),
+    )
+    with Stack(config).start() as stack:
+        yield Duo(stack, 16)
+
+
+def session_in_store(made: Duo, seed: int) -> Session:
+    """A session of one turn, whose next turn reads its prefix from the store."""
+    session = Session(made.stack.router_url)
+    tokens = prompt(random.Random(seed), PAGES)
+    session.turn(token_ids=tokens).raise_for_status()
+    with httpx.Client(base_url=made.stack.router_url) as client:
+        wait_until_stored(made.stack, client, session.id)
+    made.flush()
+    return session
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stage", [STAGING, STAGED], ids=["staging", "pulling"])
+def test_a_client_of_the_router_hangs_up(routed: Duo, reference: str, stage: Stage) -> None:
+    session = session_in_store(routed, seed=21)
+    before = routed.count(*stage)
+    events = session.events(token_ids=[7] * 20)
+    assert next(events)[0] == "turn.started"
+    routed.wait_for(stage, before)
+    events.close()
+    routed.let_go()
+    served_exactly(session, reference, [7] * 20)
+    routed.let_go()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("role", "stage"), [("decode", STAGING), ("prefill", STAGED)], ids=["staging", "pulling"]
+)
+def test_an_engine_of_the_router_dies(routed: Duo, reference: str, role: str, stage: Stage) -> None:
+    session = session_in_store(routed, seed=22)
+    engine, before = routed.component(role), routed.count(*stage)
+    name = engine.component.name
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(session.turn, token_ids=[8] * 20)
+        routed.wait_for(stage, before)
+        routed.stack.kill(name)
+        reply = asked.result(TURN_S)
+    assert reply.status_code == 502, reply.text
+    error = reply.json()["error"]
+    assert error["type"] == "engine_failure"
+    assert name in error["message"]
+    routed.stack.wait_for(name, "ready", 120.0, restarts=engine.restarts + 1)
+    served_exactly(session, reference, [8] * 20)
+    routed.let_go()
