@@ -110,7 +110,7 @@ class RouterConfig:
         2.0, "pause between two health checks of an engine that answers", at_least=0.01
     )
     health_timeout_s: float = setting(
-        25.0, "a health check without answer (SGLang itself takes up to 20 s)", at_least=0.01
+        22.0, "a health check without answer (SGLang itself takes up to 20 s)", at_least=0.01
     )
     health_failures: int = setting(
         2,

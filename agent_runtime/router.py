@@ -83,7 +83,7 @@ class Router:
             clock=self._clock,
             default_deadline_s=self.config.turn_deadline_s,
         )
-        self._health = HealthChecks(clients, self.loop, self.config)
+        self._health = HealthChecks(clients, self.loop, self.engines.drop, self.config)
         self._health.start()
 
     async def stop(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -23,6 +24,7 @@ from agent_runtime.dispatch.turn import Job, Progress, Sink
 from agent_runtime.dispatch.usage import usage_of
 from agent_runtime.scheduling.placement import Placed
 from dualpath_sglang.contract.clock import Clock
+from dualpath_sglang.contract.errors import EngineFailure
 from dualpath_sglang.contract.ids import EngineId, RequestId
 from dualpath_sglang.contract.report import META_KEY
 
@@ -43,6 +45,8 @@ class Engines:
         self._clock = clock
         self._rng = rng
         self._aborts: set[asyncio.Task[None]] = set()
+        self._live: defaultdict[EngineId, set[asyncio.Timeout]] = defaultdict(set)
+        self._dropped: dict[EngineId, str] = {}
 
     async def run(self, placed: Placed, job: Job, progress: Progress, sink: Sink) -> None:
         """Fills `progress` until the turn is done. Raises EngineFailure, BadRequest."""
@@ -63,6 +67,12 @@ class Engines:
             metas[placed.prefill], metas[placed.decode], len(job.prompt), len(progress.output)
         )
 
+    def drop(self, name: EngineId, reason: str) -> None:
+        """End all turns on an engine that stands still: its connections would stay open."""
+        self._dropped[name] = reason
+        for scope in self._live.pop(name, set()):
+            scope.reschedule(0)
+
     async def close(self) -> None:
         """Waits until every abort has been told."""
         await asyncio.gather(*self._aborts, return_exceptions=True)
@@ -71,7 +81,10 @@ class Engines:
         self, request_id: RequestId, halves: Mapping[EngineId, Coroutine[Any, Any, Meta]]
     ) -> dict[EngineId, Meta]:
         """The last `meta_info` of each half; the first failure ends the others."""
-        tasks = {name: asyncio.create_task(half) for name, half in halves.items()}
+        tasks = {
+            name: asyncio.create_task(self._unless_dropped(name, half))
+            for name, half in halves.items()
+        }
         try:
             await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
             return {name: task.result() for name, task in tasks.items() if task.done()}
@@ -81,6 +94,17 @@ class Engines:
                     self._abort(name, request_id)
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    async def _unless_dropped(self, name: EngineId, half: Coroutine[Any, Any, Meta]) -> Meta:
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._live[name].add(scope)
+                return await half
+        except TimeoutError as error:
+            raise EngineFailure(self._dropped.get(name, f"{name}: no answer")) from error
+        finally:
+            self._live[name].discard(scope)
 
     async def _prefill(self, client: EngineClient, body: bytes) -> Meta:
         meta: Meta = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent_runtime.config import RouterConfig
@@ -49,10 +49,16 @@ class HealthChecks:
     answer, as SGLang is within a long prefill, gets `health_failures` chances."""
 
     def __init__(
-        self, clients: dict[EngineId, EngineClient], loop: PlacementLoop, config: RouterConfig
+        self,
+        clients: dict[EngineId, EngineClient],
+        loop: PlacementLoop,
+        drop: Callable[[EngineId, str], None],
+        config: RouterConfig,
     ) -> None:
+        """`drop` ends the turns of an engine that stands still, and says why."""
         self._clients = clients
         self._loop = loop
+        self._drop = drop
         self._config = config
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -76,6 +82,8 @@ class HealthChecks:
                 gone = isinstance(error, EngineUnreachable)
                 if gone or failures >= self._config.health_failures:
                     self._report(name, False, error.message)
+                    if not gone and not await _scheduler_answers(client):
+                        self._drop(name, error.message)
             else:
                 failures = 0
                 await self._learn(name, client)
@@ -108,3 +116,12 @@ class HealthChecks:
         if self._loop.engines[name].healthy != healthy:
             log.info("engine %s is %s %s", name, "healthy" if healthy else "unhealthy:", detail)
         self._loop.report_health(name, healthy, detail)
+
+
+async def _scheduler_answers(client: EngineClient) -> bool:
+    """An engine within one very long prefill fails its health checks too, but it works."""
+    try:
+        await client.server_info()
+    except EngineFailure:
+        return False
+    return True

@@ -46,6 +46,8 @@ class StubEngine:
     fault: Fault = ""
     after: int = 0
     healthy: bool = True
+    works: bool = True
+    """The scheduler answers, however ill the engine is."""
     flushes: bool = True
     url: str = ""
     rooms: dict[int, set[str]] = field(default_factory=dict)
@@ -92,6 +94,8 @@ class StubEngine:
         return web.Response(status=200 if self.healthy else 503)
 
     async def _info(self, request: web.Request) -> web.Response:
+        if not self.works:
+            return web.Response(status=500, text="no answer of the scheduler")
         states = [{} if self.info is None else {INFO_KEY: self.info}]
         return web.json_response({"context_length": self.context_length, "internal_states": states})
 

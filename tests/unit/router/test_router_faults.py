@@ -131,6 +131,32 @@ async def test_an_engine_that_says_it_is_ill_gets_its_chances() -> None:
         await eventually(lambda: not w.router.loop.missing_roles())
 
 
+@pytest.mark.parametrize("works", [False, True])
+async def test_a_turn_ends_with_an_engine_that_stands_still(works: bool) -> None:
+    """And not with one that is busy for long: its scheduler still answers."""
+    async with world(health_interval_s=0.02, health_failures=2) as w:
+        sid = await w.session()
+        w.decode.fault, w.decode.after = "hang", 1
+        async with w.streaming(sid, **BODY) as events:
+            assert [(await anext(events))[0] for _ in "12"] == ["turn.started", "tokens"]
+            w.decode.works, w.decode.healthy = works, False
+            await eventually(lambda: w.router.loop.missing_roles() == ("decode",))
+            if works:
+                w.decode.fault = ""
+                w.decode.go.set()
+            rest = [event async for event in events]
+        if works:
+            assert rest[-1][1]["token_ids"] == formula([1, 2, 3], 6)
+        else:
+            assert rest[-1][1]["error"]["type"] == "engine_failure"
+            assert "/health says 503" in rest[-1][1]["error"]["message"]
+            assert await w.history(sid) == []
+        w.decode.works = w.decode.healthy = True
+        w.decode.fault = ""
+        await eventually(lambda: not w.router.loop.missing_roles())
+        assert (await w.done(sid, **BODY))["token_ids"]
+
+
 async def test_one_turn_that_fails_leaves_the_others_alone() -> None:
     async with world() as w:
         first, second = await w.session(), await w.session()
