@@ -394,3 +394,19 @@ def test_an_engine_of_the_router_dies(routed: Duo, reference: str, role: str, st
     routed.stack.wait_for(name, "ready", 120.0, restarts=engine.restarts + 1)
     served_exactly(session, reference, [8] * 20)
     routed.let_go()
+
+
+@pytest.mark.full
+def test_a_turn_does_not_outlive_an_engine_that_stands_still(routed: Duo, reference: str) -> None:
+    """Its connections stay open; SGLang's own limit is 300 s, that of the turn too."""
+    session = session_in_store(routed, seed=23)
+    before = routed.count(*STAGING)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(session.turn, token_ids=[9] * 20)
+        routed.wait_for(STAGING, before)
+        with standing_still(routed, "decode"):
+            reply = asked.result(TURN_S)
+    assert reply.status_code == 502, reply.text
+    assert routed.component("decode").component.name in reply.json()["error"]["message"]
+    served_exactly(session, reference, [9] * 20)
+    routed.let_go()
