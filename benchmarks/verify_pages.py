@@ -82,9 +82,7 @@ def measure(page_kib: int, here: Side, there: Side, repeat: int) -> Row:
     sums = page_sums(remote, slots[::-1])
 
     def pull() -> None:
-        reading = here.transport.read(
-            there.transport.session, reads.local, reads.remote, reads.lengths, READ_S
-        )
+        reading = here.transport.read(there.transport.session, reads, READ_S)
         if not reading.whole:
             raise SystemExit("a read between two transfer engines of this machine failed")
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 
 from dualpath_sglang.contract.errors import ConfigError
+from dualpath_sglang.secondpath.pool import Entries
 from dualpath_sglang.secondpath.transport import Reading, Transport
 
 NAMES = {
@@ -64,19 +64,12 @@ class _FailingTransport:
     def session(self) -> str:
         return self._inner.session
 
-    def read(
-        self,
-        session: str,
-        local: Sequence[int],
-        remote: Sequence[int],
-        lengths: Sequence[int],
-        limit_s: float,
-    ) -> Reading:
+    def read(self, session: str, reads: Entries, limit_s: float) -> Reading:
         if self._faults.fires("peer_timeout"):
             over_at = time.monotonic() + LATE_S
             time.sleep(1.0)
             return Reading(False, lambda: time.monotonic() >= over_at)
-        return self._inner.read(session, local, remote, lengths, limit_s)
+        return self._inner.read(session, reads, limit_s)
 
     def renew(self) -> None:
         self._inner.renew()

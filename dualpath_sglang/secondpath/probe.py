@@ -195,9 +195,7 @@ class Probes:
         here = path.pool
         there = HostPool(hello.base, hello.page_bytes, hello.v_offset, hello.pages, here.page_size)
         reads = entries([Span(page, order.slot, 1)], here, there)
-        reading = faulty(path.transport, path.faults).read(
-            hello.session, reads.local, reads.remote, reads.lengths, READ_S
-        )
+        reading = faulty(path.transport, path.faults).read(hello.session, reads, READ_S)
         if not reading.whole:
             raise ProbeError("transfer", f"a one-sided read from {hello.session} failed")
 

@@ -141,9 +141,7 @@ class Puller:
             time.sleep(delay)
         if tools.clock.now() >= job.until or hello.nonce != self._hello.nonce:
             return Reading(False)
-        return tools.transport.read(
-            hello.session, reads.local, reads.remote, reads.lengths, tools.limit_s
-        )
+        return tools.transport.read(hello.session, reads, tools.limit_s)
 
     def _wrong(self, load: Load, pages: list[int], sums: dict[int, str]) -> set[int]:
         """Pages whose bytes are not those that the peer had when it announced them."""

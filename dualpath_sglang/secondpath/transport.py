@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dualpath_sglang.contract.errors import StartupError
+from dualpath_sglang.secondpath.pool import Entries
 
 MAX_ENTRIES = 64
 """Reads under way at a time: over TCP each has a connection of its own."""
@@ -41,15 +42,8 @@ class Transport(Protocol):
         """`host:port` under which peers reach this engine."""
         ...
 
-    def read(
-        self,
-        session: str,
-        local: Sequence[int],
-        remote: Sequence[int],
-        lengths: Sequence[int],
-        limit_s: float,
-    ) -> Reading:
-        """Copy remote memory here; addresses and lengths in bytes. Blocks for `limit_s` at most:
+    def read(self, session: str, reads: Entries, limit_s: float) -> Reading:
+        """Copy remote memory here. Blocks for `limit_s` at most:
         what is under way then is left alone, and may still arrive."""
         ...
 
@@ -73,22 +67,17 @@ class MooncakeTransport:
     def session(self) -> str:
         return f"{self._host}:{self._engine.get_rpc_port()}"
 
-    def read(
-        self,
-        session: str,
-        local: Sequence[int],
-        remote: Sequence[int],
-        lengths: Sequence[int],
-        limit_s: float,
-    ) -> Reading:
+    def read(self, session: str, reads: Entries, limit_s: float) -> Reading:
         engine, end = self._engine, time.monotonic() + limit_s
-        for at in range(0, len(local), MAX_ENTRIES):
-            part = slice(at, at + MAX_ENTRIES)
-            entries = zip(local[part], remote[part], lengths[part], strict=True)
+        entries = list(zip(reads.local, reads.remote, reads.lengths, strict=True))
+        for at in range(0, len(entries), MAX_ENTRIES):
             # One batch for each: Mooncake tells the state of a batch's first entry only.
             batches = _Batches(
                 engine,
-                [engine.batch_transfer_async_read(session, *([n] for n in e)) for e in entries],
+                [
+                    engine.batch_transfer_async_read(session, *([n] for n in e))
+                    for e in entries[at : at + MAX_ENTRIES]
+                ],
             )
             # Also after one has failed: less arrives late then.
             while not batches.are_over() and time.monotonic() < end:

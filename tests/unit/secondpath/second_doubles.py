@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dualpath_sglang.metrics import Path
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Key, Load, Origin
-from dualpath_sglang.secondpath.pool import HostPool
+from dualpath_sglang.secondpath.pool import Entries, HostPool
 from dualpath_sglang.secondpath.transport import Reading
 
 PAGE_BYTES = 64
@@ -73,18 +73,11 @@ class CopyingTransport:
     def session(self) -> str:
         return "copying:1"
 
-    def read(
-        self,
-        session: str,
-        local: Sequence[int],
-        remote: Sequence[int],
-        lengths: Sequence[int],
-        limit_s: float,
-    ) -> Reading:
-        self.calls.append((session, list(lengths)))
+    def read(self, session: str, reads: Entries, limit_s: float) -> Reading:
+        self.calls.append((session, list(reads.lengths)))
         if self.fails:
             return Reading(False, lambda: self.over)
-        for here, there, length in zip(local, remote, lengths, strict=True):
+        for here, there, length in zip(reads.local, reads.remote, reads.lengths, strict=True):
             ctypes.memmove(here, there, length)
         return Reading(True)
 

@@ -12,6 +12,7 @@ pytest.importorskip("mooncake.engine")
 
 TWO_ENGINES = """
 import ctypes, sys
+from dualpath_sglang.secondpath.pool import Entries
 from dualpath_sglang.secondpath.transport import MooncakeTransport
 SIZE = 1 << 20
 def region(value):
@@ -47,8 +48,9 @@ step, count = 1024, 600
 for i in range(count):
     ctypes.memset(at_there + i * step, i % 251, step)
 order = [(i * 7) % count for i in range(count)]
-ok = p.read(d.session, [at_here + i * step for i in range(count)],
-            [at_there + j * step for j in order], [step] * count, 10).whole
+reads = Entries([at_here + i * step for i in range(count)],
+                [at_there + j * step for j in order], [step] * count)
+ok = p.read(d.session, reads, 10).whole
 right = all(here[i * step : (i + 1) * step] == there[j * step : (j + 1) * step]
             for i, j in enumerate(order))
 print("RESULT", ok, right)
@@ -58,7 +60,12 @@ print("RESULT", ok, right)
 
 
 def test_an_address_outside_the_peers_region_fails() -> None:
-    out = run('print("RESULT", p.read(d.session, [at_here], [at_there + SIZE], [4096], 10).whole)')
+    out = run(
+        """
+reads = Entries([at_here], [at_there + SIZE], [4096])
+print("RESULT", p.read(d.session, reads, 10).whole)
+"""
+    )
     assert "RESULT False" in out
 
 
@@ -67,7 +74,7 @@ def test_a_dead_peer_fails_quickly() -> None:
         """
 import time
 began = time.monotonic()
-reading = p.read("127.0.0.1:1", [at_here], [at_there], [4096], 10)
+reading = p.read("127.0.0.1:1", Entries([at_here], [at_there], [4096]), 10)
 print("RESULT", reading.whole, reading.is_over(), time.monotonic() - began < 5)
 """
     )
@@ -77,9 +84,9 @@ print("RESULT", reading.whole, reading.is_over(), time.monotonic() - began < 5)
 def test_a_renewed_engine_reads_again() -> None:
     out = run(
         """
-before = p.read(d.session, [at_here], [at_there], [4096], 10).whole
+before = p.read(d.session, Entries([at_here], [at_there], [4096]), 10).whole
 p.renew()
-after = p.read(d.session, [at_here + 4096], [at_there], [4096], 10).whole
+after = p.read(d.session, Entries([at_here + 4096], [at_there], [4096]), 10).whole
 print("RESULT", before, after, here[4096:8192] == there[:4096])
 """
     )
