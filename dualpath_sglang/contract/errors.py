@@ -17,6 +17,7 @@ DualPathError
 ├── Internal              500   a defect of ours; the cause is in the log
 ├── ConfigError           —     start-up: unknown key, bad value, missing file
 └── StartupError          —     start-up: a component did not come up
+    └── WeightsUnreadable —     nobody can say which weights an engine has
 """
 
 from __future__ import annotations
@@ -115,3 +116,7 @@ class ConfigError(DualPathError):
 
 class StartupError(DualPathError):
     kind = "startup_error"
+
+
+class WeightsUnreadable(StartupError):
+    pass
