@@ -8,19 +8,20 @@ Unknown keys are ignored; so are timestamps, since arrivals are the driver's bus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.replay.lines import json_lines
-from benchmarks.replay.trace import Fields, Session, Turn
+from benchmarks.replay.trace import MAX_TOKENS, Fields, Session, Turn
 
 BLOCK_TOKENS = 512
 
 
 def read(path: Path) -> Iterator[Session]:
     """Yields the requests in file order. Raises TraceError (file:line, field)."""
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    name = re.sub(r"(\.jsonl)?(\.gz)?$", "", path.name, flags=re.IGNORECASE)
     for index, (where, row) in enumerate(json_lines(path)):
         yield parse(row, where, name, index)
 
@@ -31,13 +32,13 @@ def parse(row: Any, where: str, dataset: str, index: int) -> Session:
     fields.seconds("timestamp")
     prompt = fields.integer("input_length", 1)
     out = fields.integer("output_length")
-    ids = fields.rows("hash_ids")
-    if any(type(block_id) is not int for block_id in ids):
-        raise fields.fail("hash_ids", "must hold integers only")
+    if prompt + out > MAX_TOKENS:
+        raise fields.fail("output_length", f"makes a request of more than {MAX_TOKENS:,} tokens")
+    ids = [fields.block_id("hash_ids", value) for value in fields.rows("hash_ids")]
     blocks = -(-prompt // BLOCK_TOKENS)
     if len(ids) != blocks:
         raise fields.fail(
             "hash_ids", f"has {len(ids)} ids, {prompt} tokens are {blocks} blocks of {BLOCK_TOKENS}"
         )
     turn = Turn(0, prompt, out, out, None, 0, tuple((block_id, 1) for block_id in ids))
-    return Session(dataset, f"request-{index:06d}", (turn,), BLOCK_TOKENS, dataset)
+    return Session(dataset, f"request-{index:06d}", (turn,), BLOCK_TOKENS, dataset, where=where)

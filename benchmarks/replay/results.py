@@ -112,7 +112,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     path = folder / RESULT_FILE
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a replay result: {error}", field="run") from error
     if result.get("schema_version") != SCHEMA_VERSION:
         raise ConfigError(f"{path} is not of schema {SCHEMA_VERSION}", field="run")
@@ -131,5 +131,5 @@ def read_tokens(folder: Path) -> list[TurnTokens]:
     try:
         with path.open(encoding="utf-8") as stream:
             return [TurnTokens(**json.loads(line)) for line in stream]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", field="run") from error

@@ -22,6 +22,7 @@ from benchmarks.replay.results import (
 )
 from benchmarks.replay.tokens import TokenSource, TokenSpace
 from benchmarks.replay.workload import Workload
+from dualpath_sglang.contract.errors import ConfigError
 
 
 async def run_replay(
@@ -35,8 +36,10 @@ async def run_replay(
 ) -> dict[str, Any]:
     """Replays, writes report.json, report.html and tokens.jsonl into `out`, returns the result.
 
-    Raises MidwayFailed when the action at a midway stop fails; failed turns do not raise.
+    Raises ConfigError when `out` cannot be a folder, before anything is sent, and MidwayFailed
+    when the action at a midway stop fails; failed turns do not raise.
     """
+    _make_folder(out)
     with Progress("replay", workload.turns) as progress:
         source = TokenSource(space)
         seen = await replay(workload.sessions, source, options, progress, midway)
@@ -56,8 +59,14 @@ async def run_replay(
     return result
 
 
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be made: {error.strerror}", field="out") from error
+
+
 def _save(out: Path, result: dict[str, Any], tokens: Sequence[TurnTokens]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     write_tokens(out, tokens)
     write_result(out, result)
     write_html(out, result)

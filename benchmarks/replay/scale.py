@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks.replay.trace import Session, TraceError, Turn
+from benchmarks.replay.trace import MAX_TOKENS, Session, TraceError, Turn
 from dualpath_sglang.contract.errors import ConfigError
 
 MAX_REJECTED_IN_A_ROW = 2_000
@@ -24,9 +24,10 @@ def scale(session: Session, factor: float) -> Session:
         raise ConfigError(f"scale must be a number above 0, not {factor!r}", field="scale")
     turns: list[Turn] = []
     recorded_context = context = 0
-    for turn in session.turns:
+    for index, turn in enumerate(session.turns):
         whole = turn.keep == recorded_context
-        keep = context if whole else min(context, round(turn.keep * factor))
+        keep = context if whole else round(min(context, turn.keep * factor))
+        _check_size(session, index, keep + (turn.append + turn.out) * factor, factor)
         append = max(1, round(turn.append * factor))
         out = max(1, round(turn.out * factor))
         all_kept = turn.out_kept == turn.out and turn.out > 0
@@ -35,6 +36,16 @@ def scale(session: Session, factor: float) -> Session:
         recorded_context, context = turn.context, turns[-1].context
     block = None if session.block is None else max(1, round(session.block * factor))
     return replace(session, turns=tuple(turns), block=block)
+
+
+def _check_size(session: Session, index: int, tokens: float, factor: float) -> None:
+    """Before any rounding, which a product beyond all numbers would not survive."""
+    if tokens > MAX_TOKENS:
+        raise TraceError(
+            f"{session.where or session.sid}: turns[{index}]: scaled by {factor:g} it has more "
+            f"than {MAX_TOKENS:,} tokens",
+            field="scale",
+        )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def open_trace(path: Path, form: str = "auto") -> Iterator[Session]:
 
 def detect(path: Path) -> str:
     """The format's name by the first line. Raises TraceError."""
-    where, row = next(iter(json_lines(path)), (path.name, None))
+    where, row = next(json_lines(path))
     if isinstance(row, dict) and "turns" in row:
         return "traj1"
     if isinstance(row, dict) and "hash_ids" in row:

@@ -5,11 +5,17 @@ Every format module (`traj1`, `mooncake`, `generator`) makes these values and no
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from reprlib import repr as short
 from typing import Any
 
 from dualpath_sglang.contract.errors import ConfigError
+
+MAX_TOKENS = 2**24
+"""Prompt and output of one turn. More than any model's context: what exceeds it is damage, and
+has to be found before anything is made that large."""
+MAX_SECONDS = 1e11
+"""Room for times since 1970 in any unit down to milliseconds."""
 
 
 class TraceError(ConfigError):
@@ -49,13 +55,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Session:
-    """An append chain: turns one after the other. `block` is in tokens."""
+    """An append chain: turns one after the other. `block` is in tokens; `where` is its place in
+    a file, for error messages."""
 
     dataset: str
     sid: str
     turns: tuple[Turn, ...]
     block: int | None = None
     hash_scope: str | None = None
+    where: str = field(default="", compare=False, repr=False)
 
 
 class Fields:
@@ -77,16 +85,26 @@ class Fields:
             raise self.fail(name, "is missing")
         return self.obj[name]
 
-    def integer(self, name: str, minimum: int = 0) -> int:
+    def integer(self, name: str, minimum: int = 0, maximum: int = MAX_TOKENS) -> int:
         value = self.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self.fail(name, f"must be an integer of at least {minimum}, not {value!r}")
+            raise self.fail(name, f"must be an integer of at least {minimum}, not {short(value)}")
+        if value > maximum:
+            raise self.fail(name, f"must be at most {maximum:,}, not {short(value)}")
         return value
 
     def text(self, name: str) -> str:
         value = self.get(name)
         if not isinstance(value, str) or not value:
-            raise self.fail(name, f"must be a non-empty string, not {value!r}")
+            raise self.fail(name, f"must be a non-empty string, not {short(value)}")
+        return self.unicode(name, value)
+
+    def unicode(self, name: str, value: str) -> str:
+        """JSON can hold halves of surrogate pairs, which nothing can send or write."""
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise self.fail(name, "holds half a surrogate pair, which is no character") from None
         return value
 
     def seconds(self, name: str) -> float | None:
@@ -94,12 +112,20 @@ class Fields:
         if value is None:
             return None
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0:
-            raise self.fail(name, f"must be null or seconds of at least 0, not {value!r}")
+        if not number or not 0 <= value <= MAX_SECONDS:
+            raise self.fail(
+                name, f"must be null or seconds of 0 to {MAX_SECONDS:.0e}, not {short(value)}"
+            )
         return float(value)
 
     def rows(self, name: str, minimum: int = 0) -> list[Any]:
         value = self.get(name)
         if not isinstance(value, list) or len(value) < minimum:
             raise self.fail(name, f"must be a list of at least {minimum} entries")
+        return value
+
+    def block_id(self, name: str, value: Any) -> int:
+        """An id of a block of tokens, as traces have them: 64 bits, with or without a sign."""
+        if type(value) is not int or not -(2**63) <= value < 2**64:
+            raise self.fail(name, f"must hold block ids (64-bit integers), not {short(value)}")
         return value

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from benchmarks.replay.lines import json_lines
-from benchmarks.replay.trace import Fields, Session, Turn
+from benchmarks.replay.trace import MAX_TOKENS, Fields, Session, Turn
 
 GAP_KINDS = ("start", "tool", "user", "unknown")
 
@@ -37,7 +38,7 @@ def parse(row: Any, where: str) -> Session:
     """One line. Raises TraceError."""
     fields = Fields(row, where)
     if fields.get("v") != 1 or isinstance(fields.get("v"), bool):
-        raise fields.fail("v", f"must be 1 (traj/1), not {fields.get('v')!r}")
+        raise fields.fail("v", f"must be 1 (traj/1), not {short(fields.get('v'))}")
     block = fields.integer("block", 1) if fields.obj.get("block") is not None else None
     scope = fields.text("hash_scope") if fields.obj.get("hash_scope") is not None else None
     turns: list[Turn] = []
@@ -48,7 +49,8 @@ def parse(row: Any, where: str) -> Session:
         if "hash" in inner.obj:
             turn, blocks = _with_hash(inner, turn, block, scope, blocks)
         turns.append(turn)
-    return Session(fields.text("dataset"), fields.text("sid"), tuple(turns), block, scope)
+    dataset, sid = fields.text("dataset"), fields.text("sid")
+    return Session(dataset, sid, tuple(turns), block, scope, where=where)
 
 
 def _turn(fields: Fields, context: int) -> Turn:
@@ -59,6 +61,8 @@ def _turn(fields: Fields, context: int) -> Turn:
     if keep + append < 1:
         raise fields.fail("append", "the prompt (keep + append) must have at least one token")
     out = fields.integer("out")
+    if keep + append + out > MAX_TOKENS:
+        raise fields.fail("append", f"makes a turn of more than {MAX_TOKENS:,} tokens")
     out_kept = fields.integer("out_kept")
     if out_kept > out:
         raise fields.fail("out_kept", f"is {out_kept}, more than the {out} generated")
@@ -79,10 +83,11 @@ def _with_hash(
         raise hashed.fail("keep", f"is {keep}, more than the {before} blocks of the turn before")
     runs = []
     for index, run in enumerate(hashed.rows("add")):
+        name = f"add[{index}]"
         good = isinstance(run, list) and len(run) == 2 and all(type(x) is int for x in run)
         if not good or run[1] < 1:
-            raise hashed.fail(f"add[{index}]", "must be [first id, count of at least 1]")
-        runs.append((run[0], run[1]))
+            raise hashed.fail(name, "must be [first id, count of at least 1]")
+        runs.append((hashed.block_id(name, run[0]), run[1]))
     blocks = keep + sum(count for _, count in runs)
     if blocks != turn.prompt // block:
         raise hashed.fail("add", f"names {blocks} blocks, the prompt has {turn.prompt // block}")
