@@ -16,8 +16,8 @@ DualPathError
 ├── DeadlineExceeded      504   the turn did not end within its deadline
 ├── Internal              500   a defect of ours; the cause is in the log
 ├── ConfigError           —     start-up: unknown key, bad value, missing file
-└── StartupError          —     start-up: a component did not come up
-    └── WeightsUnreadable —     nobody can say which weights an engine has
+├── StartupError          —     start-up: a component did not come up
+└── WeightsUnreadable     —     start-up, update: nobody can say which weights an engine has
 """
 
 from __future__ import annotations
@@ -118,5 +118,5 @@ class StartupError(DualPathError):
     kind = "startup_error"
 
 
-class WeightsUnreadable(StartupError):
-    pass
+class WeightsUnreadable(DualPathError):
+    kind = "weights_unreadable"
