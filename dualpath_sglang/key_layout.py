@@ -1,6 +1,6 @@
 """How the live Mooncake store of this engine spells its objects, asked of its own code.
 
-SGLang 0.5.21 builds keys in private methods of `MooncakeStore` (`_tag_keys`,
+SGLang builds keys in private methods of `MooncakeStore` (`_tag_keys`,
 `_get_mha_buffer_meta`, `_get_mla_buffer_meta`), and other versions build them otherwise. So the
 methods themselves are run on a made-up page hash, once per rank, and what stands around the hash
 is what the router is told.
@@ -45,6 +45,8 @@ def _refused(store: Any) -> str:
         return "heads are split over several objects (tp_lcm_size)"
     if store.enable_pp:
         return "pipeline parallelism"
+    if store.dcp_size > 1:
+        return "decode context parallelism"
     if not store.is_mla_backend and store.mha_suffix != str(store.local_rank):
         return f"the suffix {store.mha_suffix!r} of rank {store.local_rank} is not its number"
     return ""

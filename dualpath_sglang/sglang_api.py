@@ -1,4 +1,4 @@
-"""What this plugin knows of SGLang 0.5.21's objects. Nothing outside this file and the hook tables
+"""What this plugin knows of SGLang's objects. Nothing outside this file and the hook tables
 reads their attributes, so a new SGLang version is met here.
 
 Functions take the live objects and give back plain values; none changes anything unless its name
@@ -23,6 +23,12 @@ def version() -> str:
 def role_of(scheduler: Any) -> str:
     """prefill, decode or null (one engine that does both)."""
     return str(scheduler.disaggregation_mode.value)
+
+
+def settings_of(scheduler: Any) -> dict[str, Any]:
+    """By field name, as SGLang resolved them: `scheduler.server_args` keeps what was passed."""
+    found: dict[str, Any] = scheduler.server_args.resolved_dict()
+    return found
 
 
 def reads_store(scheduler: Any) -> bool:

@@ -1,6 +1,6 @@
 """HTTP to one SGLang engine. Everything that goes wrong is an EngineFailure naming the engine.
 
-SGLang 0.5.21 says in three ways that a request failed: an HTTP status, an `{"error": ...}` event
+SGLang says in three ways that a request failed: an HTTP status, an `{"error": ...}` event
 within a stream of status 200, and a last event whose `finish_reason` has type `abort`.
 """
 

@@ -15,7 +15,7 @@ def usage_of(prefill: Meta, decode: Meta, prompt_tokens: int, completion_tokens:
     """`prefill` and `decode` are the same for a plain engine.
 
     Each engine speaks for itself through the plugin. Without it P's own details count; D's are a
-    copy of P's (SGLang 0.5.21), so D then says nothing.
+    copy of P's, so D then says nothing.
     """
     on_prefill, on_decode = from_meta(prefill), from_meta(decode)
     tiers = _upstream(prefill) if on_prefill is None else _tiers(on_prefill)

@@ -1,6 +1,6 @@
 """Command lines and environments of the components. Pure: values in, values out.
 
-Flag names are those of SGLang 0.5.21 (`srt/arg_groups/fields`) and mooncake_master 0.3.13.
+Flag names are those of SGLang (`srt/arg_groups/fields`) and mooncake_master 0.3.13.
 """
 
 from __future__ import annotations

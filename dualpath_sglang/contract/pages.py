@@ -3,7 +3,7 @@
     page 0        page 1                          objects of one page
     h0 = H(t0) -> h1 = H(h0, t1) -> ...           prefix + h + suffix, for each suffix
 
-The chain is SGLang's (0.5.21 `mem_cache/utils.py`, `get_storage_hash_str`): SHA-256 over the
+The chain is SGLang's (`mem_cache/utils.py`, `get_storage_hash_str`): SHA-256 over the
 previous digest and the page's tokens as little-endian 32-bit numbers. A page's hash therefore
 names the whole prefix that ends with it. (Requests with an extra key or a cache salt have chains of
 their own; the router sends neither.) Prefix and suffixes are never made up here: an engine

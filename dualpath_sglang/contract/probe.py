@@ -3,7 +3,7 @@
     POST /set_internal_state {"server_args": {"dualpath_probe {...}": 1}}     an order
     GET  /server_info -> internal_states[0]["dualpath_probes"][id]            its result, later
 
-SGLang 0.5.21 brings that request to the scheduler thread but lets only numbers be values, so an
+SGLang brings that request to the scheduler thread but lets only numbers be values, so an
 order travels as the name of a setting that does not exist. A probe moves one page into the
 engine's scratch page, a page of its host pool that nobody else ever gets, and hashes what came.
 """

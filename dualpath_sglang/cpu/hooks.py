@@ -1,4 +1,4 @@
-"""What CPU support changes inside SGLang 0.5.21. Installed on CPU engines only, in every arm."""
+"""What CPU support changes inside SGLang. Installed on CPU engines only, in every arm."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def install_attention() -> None:
     )
 
     if "torch_native" not in ATTENTION_BACKENDS:
-        raise RuntimeError("this SGLang registers no torch_native attention; 0.5.21 is expected")
+        raise RuntimeError("this SGLang registers no torch_native attention to replace")
     ATTENTION_BACKENDS["torch_native"] = _attention_backend
     AttentionBackendRegistry.register("torch_native", lambda layer, batch: AttnForwardMethod.MLA)
 
@@ -132,6 +132,17 @@ def fork_children(result: Any, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
+def send_plain_indices(result: Any, *args: Any, **kwargs: Any) -> Any:
+    """A sender class that takes page indices before they have come off the device gets them after.
+
+    Not in `prepare`: that class's module imports prometheus_client, which decides then whether it
+    writes for several processes, and SGLang sets that up later.
+    """
+    if getattr(result, "supports_host_tensor_indices", False):
+        result.supports_host_tensor_indices = False
+    return result
+
+
 CPU_HOOKS: tuple[Hook, ...] = (
     Hook(
         "sglang.srt.mem_cache.pool_host.common._cuda_host_register",
@@ -165,5 +176,12 @@ CPU_HOOKS: tuple[Hook, ...] = (
         "after",
         fork_children,
         "spawned children would import SGLang and torch again, 12 s of CPU each",
+    ),
+    Hook(
+        "sglang.srt.disaggregation.utils.get_kv_class",
+        "after",
+        send_plain_indices,
+        "page indices of a transfer would go through pinned memory and a CUDA event",
+        ("class_type",),
     ),
 )

@@ -1,4 +1,4 @@
-"""Import-time placeholders that let SGLang 0.5.21 import on a machine without a GPU.
+"""Import-time placeholders that let SGLang import on a machine without a GPU.
 
 They must exist before the first `import sglang`, which is earlier than plugins load, so
 `dualpath_sglang.launch` (the engine's main module, re-imported by every spawned child)

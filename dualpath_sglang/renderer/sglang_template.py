@@ -1,6 +1,6 @@
 """SGLang's way from messages to prompt text, without importing SGLang. All contact is in here.
 
-What SGLang 0.5.21 does for a chat request (`entrypoints/openai/serving_chat.py`): it detects once
+What SGLang does for a chat request (`entrypoints/openai/serving_chat.py`): it detects once
 whether the template wants content as text or as parts, brings every message into that form, then
 runs the tokenizer's template. Detection and content form are SGLang's own file
 `srt/parser/jinja_template_utils.py`; its one heavy import (`sglang.srt.utils`, which pulls in

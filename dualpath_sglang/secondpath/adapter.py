@@ -1,4 +1,4 @@
-"""SGLang 0.5.21's requests, tree and decode queues, as the second path needs them.
+"""SGLang's requests, tree and decode queues, as the second path needs them.
 
 With `sglang_pool` the only module of it that reads SGLang's attributes. `req`: Req. `cache`:
 UnifiedRadixCache. Pages are page numbers in the host pool.
@@ -70,7 +70,7 @@ def match(cache: Any, req: Any, end: int) -> Match:
         req.origin_input_ids, extra_key=req.extra_key, cache_salt=req.cache_salt, limit=end
     )
     found = cache.match_prefix(MatchPrefixParams(key=key))
-    device = len(found.device_indices)
+    device = int(found.device_prefix_len)
     node = found.last_host_node
     usable = cache.is_backuped(node) or cache.is_root(node)
     return Match(device + found.host_hit_length, device, node, node if usable else None)
@@ -187,7 +187,7 @@ def copies_to_device(cache: Any) -> bool:
 
 def is_restored(decode_req: Any) -> bool:
     """Its copy to the device has ended."""
-    return decode_req.hicache_restored_node is not None
+    return decode_req.hicache_restore_lock is not None
 
 
 def cut_restored(decode_req: Any) -> None:

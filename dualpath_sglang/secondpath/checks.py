@@ -5,6 +5,7 @@ With them pages would be wrong, promises broken or requests stuck; so an engine 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 LAYOUTS = ("page_first_direct", "page_first")
@@ -13,12 +14,15 @@ LEAST_RATIO = 2.0
 """Host pool over device pool: prefetches may take half of it, pins a quarter."""
 
 
-def unsupported(server_args: Any, scheduler: Any) -> list[str]:
-    """Every violation, a sentence each. `server_args` as resolved; `scheduler` with its cache."""
-    args = server_args
-    found = _parallelism(args) + _cache_settings(args) + _other_features(args)
-    if scheduler is not None:
-        found += _live_cache(scheduler.tree_cache)
+def unsupported(settings: Mapping[str, Any], cache: Any) -> list[str]:
+    """Every violation, a sentence each. `settings`: SGLang's, by field name, as it resolved them.
+    `cache`: as built; none: not looked at.
+
+    Raises KeyError where this SGLang has no setting of a name that is checked.
+    """
+    found = _parallelism(settings) + _cache_settings(settings) + _other_features(settings)
+    if cache is not None:
+        found += _live_cache(cache)
     return found
 
 
@@ -33,25 +37,23 @@ def advice(host_tokens: int, device_tokens: int) -> str:
     )
 
 
-def _parallelism(args: Any) -> list[str]:
+def _parallelism(settings: Mapping[str, Any]) -> list[str]:
     limits = {
         "tp_size": "tensor parallelism (one verdict for all ranks is not built)",
         "dp_size": "data parallelism (a plan names no rank)",
+        "attn_dp_size": "DP attention (each rank has its own pool)",
         "pp_size": "pipeline parallelism (prefetches go another way)",
         "attn_cp_size": "context parallelism",
         "dcp_size": "decode context parallelism",
     }
-    found = [
-        f"{name} is {getattr(args, name)}: {why} needs 1"
+    return [
+        f"{name} is {settings[name]}: {why} needs 1"
         for name, why in limits.items()
-        if (getattr(args, name, 1) or 1) > 1
+        if (settings[name] or 1) > 1
     ]
-    if getattr(args, "enable_dp_attention", False):
-        found.append("enable_dp_attention: each rank has its own pool")
-    return found
 
 
-def _cache_settings(args: Any) -> list[str]:
+def _cache_settings(settings: Mapping[str, Any]) -> list[str]:
     wanted: dict[str, tuple[Any, ...]] = {
         "enable_hierarchical_cache": (True,),
         "hicache_storage_backend": ("mooncake",),
@@ -63,17 +65,17 @@ def _cache_settings(args: Any) -> list[str]:
         "radix_cache_backend": ("dualpath",),
         "disaggregation_transfer_backend": ("mooncake",),
     }
-    if args.disaggregation_mode == "decode":
+    if settings["disaggregation_mode"] == "decode":
         wanted["disaggregation_decode_enable_radix_cache"] = (True,)
         wanted["disaggregation_decode_retraction_backup"] = (None, "cpu_tensor")
     return [
-        f"{name} is {getattr(args, name, None)!r}, not {' or '.join(map(repr, values))}"
+        f"{name} is {settings[name]!r}, not {' or '.join(map(repr, values))}"
         for name, values in wanted.items()
-        if getattr(args, name, None) not in values
+        if settings[name] not in values
     ]
 
 
-def _other_features(args: Any) -> list[str]:
+def _other_features(settings: Mapping[str, Any]) -> list[str]:
     off = {
         "optimistic_prefill_attempts": "a request would come back under another key",
         "enable_pd_role_switch": "it clears caches under running pulls",
@@ -84,12 +86,16 @@ def _other_features(args: Any) -> list[str]:
         "enable_flexkv": "another cache class",
         "enable_unified_cache_external_linker": "another cache class",
         "enable_session_radix_cache": "plans do not travel with sessions",
+        "enable_unified_memory": "its pools move pages while they serve",
         "enable_streaming_session": "plans do not travel with sessions",
     }
-    found = [f"{name}: {why}" for name, why in off.items() if getattr(args, name, None)]
-    threshold = getattr(args, "disaggregation_decode_host_receive_threshold", 0) or 0
-    if threshold > 0:
-        found.append("disaggregation_decode_host_receive_threshold: no backend supports it")
+    found = [f"{name}: {why}" for name, why in off.items() if settings[name]]
+    threshold = settings["disaggregation_decode_host_receive_threshold"]
+    if threshold < 1:
+        found.append(
+            f"disaggregation_decode_host_receive_threshold is {threshold}: no backend supports "
+            "anything but 1 (off)"
+        )
     return found
 
 

@@ -46,7 +46,7 @@ def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs:
     """Raises StartupError, which ends the scheduler process: it must not serve half of this."""
     role = sglang_api.role_of(scheduler)
     if role in ("prefill", "decode") and current(scheduler.tree_cache) is None:
-        problems = unsupported(scheduler.server_args, scheduler)
+        problems = unsupported(sglang_api.settings_of(scheduler), scheduler.tree_cache)
         if problems:
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise StartupError(f"DualPath: {len(problems)} unsupported settings:\n{lines}")

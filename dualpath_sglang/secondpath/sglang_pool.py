@@ -1,4 +1,4 @@
-"""SGLang 0.5.21's host pool, prefetch operations and store, as the second path needs them.
+"""SGLang's host pool, prefetch operations and store, as the second path needs them.
 
 With `adapter` the only module of it that reads SGLang's attributes. `cache`: UnifiedRadixCache.
 `op`: PrefetchOperation. Pages are page numbers in the host pool: SGLang's host indices are token
@@ -90,7 +90,7 @@ def anchor_pool(cache: Any) -> Any:
 def pool_tokens(cache: Any) -> tuple[int, int]:
     """Of the host pool and of the device pool."""
     pool = anchor_pool(cache)
-    return int(pool.size), int(pool.device_pool.size)
+    return int(pool.size), int(pool.device_capacity_tokens)
 
 
 def free_set(cache: Any) -> set[int]:

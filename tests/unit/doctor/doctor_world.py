@@ -61,7 +61,7 @@ class StubEngine:
     def info(self) -> EngineInfo:
         hooks = tuple(h["target"] for h in self.hooks if h["live"])
         return EngineInfo(
-            self.role, "0.5.21", 16, 16, self.fingerprint, "nonce", self.exports, hooks, LAYOUT
+            self.role, "0.5.23", 16, 16, self.fingerprint, "nonce", self.exports, hooks, LAYOUT
         )
 
     async def _info(self, request: web.Request) -> web.Response:

@@ -18,7 +18,7 @@ from dualpath_sglang.contract.pages import KeyLayout
 
 INFO = EngineInfo(
     role="decode",
-    sglang="0.5.21",
+    sglang="0.5.23",
     page_size=64,
     kv_bytes_per_token=4096,
     fingerprint="f" * 16,
@@ -35,7 +35,7 @@ def test_round_trip_through_json() -> None:
 
 def test_found_in_server_info() -> None:
     states = [{"page_size": 64}, {INFO_KEY: INFO.to_tree()}]
-    assert from_server_info({"version": "0.5.21", "internal_states": states}) == INFO
+    assert from_server_info({"version": "0.5.23", "internal_states": states}) == INFO
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ class Router:
             role = state.endpoint.role
             exports = ("10.0.0.7:18011",) if role == "decode" else ()
             if plugin:
-                info = EngineInfo(role, "0.5.21", 16, 1, "fp", "n", exports, (), LAYOUT)
+                info = EngineInfo(role, "0.5.23", 16, 1, "fp", "n", exports, (), LAYOUT)
                 self.loop.report_info(name, None, info)
             self.loop.report_health(name, True, "")
 

@@ -36,7 +36,7 @@ P0, P1, D0, D1 = (EngineId(name) for name in ("p0", "p1", "d0", "d1"))
 
 def info(role: str, port: int = 1) -> EngineInfo:
     exports = (f"10.0.0.{port}:18011",) if role == "decode" else ()
-    return EngineInfo(role, "0.5.21", 16, 4096, "f" * 16, f"nonce{port}", exports, (), LAYOUT)
+    return EngineInfo(role, "0.5.23", 16, 4096, "f" * 16, f"nonce{port}", exports, (), LAYOUT)
 
 
 FLEET: Mapping[EngineId, EngineInfo | None] = {

@@ -59,6 +59,7 @@ def make_store(
         "is_mla_backend": mla,
         "should_split_heads": False,
         "enable_pp": False,
+        "dcp_size": 1,
         "storage_config": SimpleNamespace(tp_size=tp_size),
         "mem_pool_host": pool,
     } | extra
@@ -120,6 +121,7 @@ def test_layout_of_mla_has_one_object_per_page(mem_cache: Any) -> None:
     [
         ({"should_split_heads": True}, "heads are split"),
         ({"enable_pp": True}, "pipeline"),
+        ({"dcp_size": 2}, "decode context"),
         ({"mha_suffix": "7"}, "not its number"),
         ({"mem_pool_host": None}, "unknown way"),
         ({"_tag_keys": lambda keys: ["no hash in here"]}, "unknown way"),
@@ -135,7 +137,7 @@ def test_layouts_that_cannot_be_planned_for(
 def test_engine_info_travels_in_the_internal_state(mem_cache: Any) -> None:
     """A hook after `Scheduler.get_internal_state` may add a key: the message is sent as it is."""
     layout = key_layout_of(make_store(mem_cache, tp_size=2))
-    info = EngineInfo("decode", "0.5.21", 16, 1, "f", "n", ("h:1", "h:2"), ("hook",), layout)
+    info = EngineInfo("decode", "0.5.23", 16, 1, "f", "n", ("h:1", "h:2"), ("hook",), layout)
     message = mem_cache.io_struct.GetInternalStateReqOutput(internal_state={"page_size": 16})
     message.internal_state[INFO_KEY] = info.to_tree()
     encoded = mem_cache.io_struct.msgpack_encode(message)

@@ -39,7 +39,7 @@ async def test_engines_are_listed_as_they_are() -> None:
 
 async def test_an_engine_that_was_away_is_asked_again_what_it_is() -> None:
     layout = KeyLayout("m_", ("_0_k", "_0_v"), 16, 1)
-    info = EngineInfo("decode", "0.5.21", 16, 1, "f", "n", (), (), layout).to_tree()
+    info = EngineInfo("decode", "0.5.23", 16, 1, "f", "n", (), (), layout).to_tree()
     async with world(health_interval_s=0.02, health_failures=1) as w:
         (_, d0) = w.router.loop.engines.values()
         w.decode.context_length, w.decode.info, w.decode.healthy = 32, info, False

@@ -16,7 +16,7 @@ RIGHT: dict[str, Any] = {
     "pp_size": 1,
     "attn_cp_size": 1,
     "dcp_size": 1,
-    "enable_dp_attention": False,
+    "attn_dp_size": 1,
     "enable_hierarchical_cache": True,
     "hicache_storage_backend": "mooncake",
     "hicache_mem_layout": "page_first_direct",
@@ -28,7 +28,7 @@ RIGHT: dict[str, Any] = {
     "disaggregation_transfer_backend": "mooncake",
     "disaggregation_decode_enable_radix_cache": True,
     "disaggregation_decode_retraction_backup": "cpu_tensor",
-    "disaggregation_decode_host_receive_threshold": 0.0,
+    "disaggregation_decode_host_receive_threshold": 1.0,
     "optimistic_prefill_attempts": 0,
     "enable_pd_role_switch": False,
     "disaggregation_decode_enable_offload_kvcache": False,
@@ -38,12 +38,13 @@ RIGHT: dict[str, Any] = {
     "enable_flexkv": False,
     "enable_unified_cache_external_linker": False,
     "enable_session_radix_cache": False,
+    "enable_unified_memory": False,
     "enable_streaming_session": False,
 }
 
 
 def found(**changes: Any) -> list[str]:
-    return unsupported(SimpleNamespace(**RIGHT | changes), None)
+    return unsupported(RIGHT | changes, None)
 
 
 def test_the_supported_settings_pass() -> None:
@@ -59,7 +60,7 @@ def test_the_supported_settings_pass() -> None:
         ("pp_size", 2),
         ("attn_cp_size", 2),
         ("dcp_size", 2),
-        ("enable_dp_attention", True),
+        ("attn_dp_size", 2),
         ("enable_hierarchical_cache", False),
         ("hicache_storage_backend", None),
         ("hicache_storage_backend", "file"),
@@ -74,6 +75,7 @@ def test_the_supported_settings_pass() -> None:
         ("disaggregation_decode_enable_radix_cache", False),
         ("disaggregation_decode_retraction_backup", "host_pool"),
         ("disaggregation_decode_host_receive_threshold", 0.5),
+        ("disaggregation_decode_host_receive_threshold", 0),
         ("optimistic_prefill_attempts", 1),
         ("enable_pd_role_switch", True),
         ("disaggregation_decode_enable_offload_kvcache", True),
@@ -83,6 +85,7 @@ def test_the_supported_settings_pass() -> None:
         ("enable_flexkv", True),
         ("enable_unified_cache_external_linker", True),
         ("enable_session_radix_cache", True),
+        ("enable_unified_memory", True),
         ("enable_streaming_session", True),
     ],
 )
@@ -107,7 +110,7 @@ def cache(**changes: Any) -> SimpleNamespace:
         "tree_core": SimpleNamespace(is_eagle=False),
         "cache_controller": controller(),
     }
-    return SimpleNamespace(tree_cache=SimpleNamespace(**parts | changes))
+    return SimpleNamespace(**parts | changes)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def cache(**changes: Any) -> SimpleNamespace:
     ],
 )
 def test_the_built_cache_is_looked_at(change: dict[str, Any], said: str) -> None:
-    problems = unsupported(SimpleNamespace(**RIGHT), cache(**change))
+    problems = unsupported(RIGHT, cache(**change))
     assert len(problems) == bool(said)
     assert said in "".join(problems)
 

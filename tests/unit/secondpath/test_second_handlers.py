@@ -148,8 +148,8 @@ def test_a_failed_restore_is_tried_again_while_pinned(pinned: bool, after: Statu
 def test_copies_under_way_are_waited_for() -> None:
     queue = SimpleNamespace(tree_cache=cache())
     queue.tree_cache.ongoing_load_back = {1: "copy"}
-    begun = SimpleNamespace(hicache_restored_node=5)
-    fresh = SimpleNamespace(hicache_restored_node=None)
+    begun = SimpleNamespace(hicache_restore_lock=5)
+    fresh = SimpleNamespace(hicache_restore_lock=None)
     original = Original()
     handlers.around_local_restores(original, queue, [begun, fresh])
     assert original.calls[0][1] == [begun]
