@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.replay import table
 from benchmarks.replay.generator import SHAPES
 from benchmarks.replay.midway import MidwayFailed
+from benchmarks.replay.mooncake import BLOCK_TOKENS, INPUTS, MooncakeOptions
 from benchmarks.replay.plan import (
     DriverOptions,
     parse_gaps,
@@ -24,7 +25,7 @@ from benchmarks.replay.plan import (
 from benchmarks.replay.results import HTML_FILE
 from benchmarks.replay.runs import run_compare, run_replay
 from benchmarks.replay.scale import Filters
-from benchmarks.replay.sources import READERS
+from benchmarks.replay.sources import FORMATS
 from benchmarks.replay.tokens import TokenSpace, space_of_model
 from benchmarks.replay.workload import Workload, WorkloadOptions, load
 from dualpath_sglang.contract.errors import ConfigError, DualPathError
@@ -72,7 +73,22 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _workload_options(args: argparse.Namespace) -> WorkloadOptions:
     filters = Filters(args.sessions, args.turns, args.min_turns, args.max_context)
-    return WorkloadOptions(args.trace, args.format, args.generate, args.seed, args.scale, filters)
+    return WorkloadOptions(
+        args.trace,
+        args.format,
+        args.generate,
+        args.seed,
+        args.scale,
+        filters,
+        _mooncake_options(args),
+    )
+
+
+def _mooncake_options(args: argparse.Namespace) -> MooncakeOptions | None:
+    if args.block is None and args.inputs is None:
+        return None
+    block = BLOCK_TOKENS if args.block is None else args.block
+    return MooncakeOptions(block, args.inputs or "auto")
 
 
 def _driver_options(args: argparse.Namespace, workload: Workload) -> DriverOptions:
@@ -115,7 +131,14 @@ def _replay_parser() -> argparse.ArgumentParser:
 
 def _add_workload(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--trace", type=Path, help="a trace file, plain or .gz")
-    group.add_argument("--format", choices=["auto", *READERS], default="auto", help="of the trace")
+    group.add_argument("--format", choices=["auto", *FORMATS], default="auto", help="of the trace")
+    group.add_argument("--block", type=int, help="Mooncake: tokens of a block (512)")
+    group.add_argument(
+        "--inputs",
+        choices=INPUTS,
+        help="Mooncake, rows with session_id: input_length is the whole prompt or what is new "
+        "(auto: whole where the rows start with the same block)",
+    )
     group.add_argument("--generate", choices=list(SHAPES), help="sessions of the paper's shape")
     group.add_argument("--seed", type=int, default=0, help="of generator and arrivals")
     group.add_argument("--scale", type=float, default=1.0, help="token counts times this")

@@ -183,10 +183,10 @@ class _Run:
             started_s=self._now(),
             gap_s=gap,
         )
-        body = turn_body(number, turn, append, rewrites=turn.keep < len(log.history))
+        body = turn_body(number, turn, prompt, len(log.history))
         try:
             streamed = await self._router.turn(session_id, body)
-            log.turns.append(_checked(record, streamed, len(prompt)))
+            log.turns.append(_checked(record, streamed, len(prompt), turn.generated))
         except CallFailed as error:
             passed = (self._now() - record.started_s) * 1e3
             log.turns.append(replace(record, e2e_ms=passed, error=error.failure))
@@ -232,10 +232,12 @@ class _Run:
             await self._slots.acquire()
 
 
-def _checked(record: TurnRecord, streamed: Streamed, prompt_tokens: int) -> TurnRecord:
+def _checked(
+    record: TurnRecord, streamed: Streamed, prompt_tokens: int, generated: int
+) -> TurnRecord:
     """The filled record. Raises CallFailed when the reply is not what was asked for."""
     try:
-        check_reply(streamed, record.turn, prompt_tokens, record.out)
+        check_reply(streamed, record.turn, prompt_tokens, generated)
         return filled(record, streamed)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CallFailed("bad_reply", f"`turn.done`: {type(error).__name__} {error}") from error

@@ -18,7 +18,7 @@ class Progress:
         self._label = label
         self._stream = stream if stream is not None else sys.stderr
         self._total = turns
-        self._done = self._failed = 0
+        self._done = self._failed = self._unsent = 0
         self._ttfts = 0
         self._ttft_sum = 0.0
         self._began = self._last_line = time.monotonic()
@@ -37,10 +37,12 @@ class Progress:
         """The turns that a failed session no longer runs count as done."""
         if turns_left:
             self._done += turns_left
+            self._unsent += turns_left
             self._show(turns_left)
 
     def _show(self, step: int) -> None:
-        note = f"{self._failed} failed" if self._failed else "no errors"
+        counts = ((self._failed, "failed"), (self._unsent, "not sent"))
+        note = ", ".join(f"{count} {what}" for count, what in counts if count) or "no errors"
         note += f", mean TTFT {self._ttft_sum / self._ttfts:.0f} ms" if self._ttft_sum else ""
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)

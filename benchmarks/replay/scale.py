@@ -13,12 +13,12 @@ MAX_REJECTED_IN_A_ROW = 2_000
 
 
 def scale(session: Session, factor: float) -> Session:
-    """Sizes times `factor` by the rules of `traj/1`.
+    """Sizes times `factor`, by the rules of `traj/1`.
 
-    append and out become max(1, round(x * factor)). keep stays "the whole context" where it was;
-    where the client rewrote its context it becomes round(keep * factor), at most the context.
-    The same goes for out_kept against out. `round` is Python's (halves to even). A recorded
-    out of 0 still generates one token, which the client does not keep.
+    append and out become max(1, round(x * factor)), or stay 0. keep stays "the whole context"
+    where it was; where the client rewrote its context it becomes round(keep * factor), at most
+    the context. The same goes for out_kept against out. `round` is Python's (halves to even).
+    Blocks keep their recorded size: what they name is found by the session's factor (`blocks`).
     """
     if not (math.isfinite(factor) and factor > 0):
         raise ConfigError(f"scale must be a number above 0, not {factor!r}", field="scale")
@@ -28,14 +28,18 @@ def scale(session: Session, factor: float) -> Session:
         whole = turn.keep == recorded_context
         keep = context if whole else round(min(context, turn.keep * factor))
         _check_size(session, index, keep + (turn.append + turn.out) * factor, factor)
-        append = max(1, round(turn.append * factor))
-        out = max(1, round(turn.out * factor))
-        all_kept = turn.out_kept == turn.out and turn.out > 0
+        append, out = _scaled(turn.append, factor), _scaled(turn.out, factor)
+        all_kept = turn.out_kept == turn.out
         out_kept = out if all_kept else min(out, round(turn.out_kept * factor))
+        # A prompt of context alone must not round to nothing.
+        keep = keep if append else max(1, keep)
         turns.append(replace(turn, keep=keep, append=append, out=out, out_kept=out_kept))
         recorded_context, context = turn.context, turns[-1].context
-    block = None if session.block is None else max(1, round(session.block * factor))
-    return replace(session, turns=tuple(turns), block=block)
+    return replace(session, turns=tuple(turns), factor=session.factor * factor)
+
+
+def _scaled(tokens: int, factor: float) -> int:
+    return max(1, round(tokens * factor)) if tokens else 0
 
 
 def _check_size(session: Session, index: int, tokens: float, factor: float) -> None:
@@ -73,7 +77,7 @@ def cut(session: Session, filters: Filters) -> Session | None:
     """The session's first turns that pass, or None when too few are left."""
     turns = list(session.turns[: filters.turns])
     if filters.max_context is not None:
-        fits = [turn.prompt + turn.out <= filters.max_context for turn in turns]
+        fits = [turn.prompt + turn.generated <= filters.max_context for turn in turns]
         turns = turns[: fits.index(False)] if False in fits else turns
     if len(turns) < filters.min_turns:
         return None

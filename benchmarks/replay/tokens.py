@@ -10,12 +10,13 @@ import hashlib
 import json
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replay.trace import Session
+from benchmarks.replay.blocks import Piece, pieces
+from benchmarks.replay.trace import Session, SharedPrefix
 from dualpath_sglang.contract.errors import ConfigError
 
 
@@ -31,7 +32,8 @@ class TokenSpace:
             raise ConfigError("the vocabulary has no usable token id", field="vocab_size")
 
     def allowed(self) -> Sequence[int]:
-        return [i for i in range(self.vocab_size) if i not in self.avoid]
+        every = range(self.vocab_size)
+        return [i for i in every if i not in self.avoid] if self.avoid else every
 
 
 def space_of_model(folder: Path) -> TokenSpace:
@@ -87,28 +89,63 @@ class TokenSource:
     def appended(self, session: Session) -> list[list[int]]:
         """Ids of what each turn appends.
 
-        Position p of a prompt that lies in a block with an id is named (hash_scope, id) and is
-        the (p mod block)-th of that stream; every other one is named (dataset, sid, turn) and
-        counts from the start of the append.
+        What lies in a block with an id is named (hash_scope, id), or by the prefix that it is
+        part of where other users have the same; every other token is named (dataset, sid, turn)
+        and counts from the start of the append.
         """
+        names = _shared_blocks(session)
         filled: list[list[int]] = []
         ids: list[int] = []
         for index, turn in enumerate(session.turns):
-            own = ("turn", session.dataset, session.sid, index)
-            tokens = self.stream(own, turn.append)
+            tokens = self.stream(("turn", session.dataset, session.sid, index), turn.append)
             if turn.hash_add is not None and session.block is not None:
                 added = [first + i for first, count in turn.hash_add for i in range(count)]
                 ids = ids[: turn.hash_keep] + added
-                self._overlay(tokens, turn.keep, ids, session.block, session.hash_scope)
+                self._overlay(tokens, session, pieces(turn, ids, session.block, session.factor), names)
             filled.append(tokens)
+        if session.shared is not None and not session.shared.ids:
+            self._prefix(filled[0], session, session.shared)
         return filled
 
     def _overlay(
-        self, tokens: list[int], start: int, ids: list[int], block: int, scope: str | None
+        self,
+        tokens: list[int],
+        session: Session,
+        found: Iterable[Piece],
+        names: Mapping[int, Sequence[object]],
     ) -> None:
-        """Replaces the tokens (of positions from `start`) that lie in blocks with an id."""
-        end = min(start + len(tokens), len(ids) * block)
-        for position in range(start, end):
-            if position == start or position % block == 0:
-                content = self.stream(("block", scope, ids[position // block]), block)
-            tokens[position - start] = content[position % block]
+        """Replaces the tokens that lie in blocks with an id."""
+        for piece in found:
+            if all(block in names for block in piece.ids):
+                name = [part for block in piece.ids for part in names[block]]
+            else:
+                name = ["block", session.hash_scope, *piece.ids]
+            content = self.stream(name, piece.skip + piece.count)
+            tokens[piece.at : piece.at + piece.count] = content[piece.skip :]
+
+    def _prefix(self, tokens: list[int], session: Session, shared: SharedPrefix) -> None:
+        """Replaces the start of the first prompt."""
+        tools = min(len(tokens), round(shared.tools * session.factor))
+        both = min(len(tokens), round((shared.tools + shared.system) * session.factor))
+        tokens[:tools] = self.stream(_tools_name(session, shared), tools)
+        tokens[tools:both] = self.stream(_system_name(session, shared), both - tools)
+
+
+def _tools_name(session: Session, shared: SharedPrefix) -> tuple[object, ...]:
+    return ("shared tools", session.dataset, shared.tools)
+
+
+def _system_name(session: Session, shared: SharedPrefix) -> tuple[object, ...]:
+    return ("shared system", session.dataset, shared.tools, shared.system)
+
+
+def _shared_blocks(session: Session) -> dict[int, tuple[object, ...]]:
+    """A name for each id of the shared prefix: that of the last content in the block."""
+    shared = session.shared
+    if shared is None or session.block is None:
+        return {}
+    tools = shared.tools // session.block
+    return {
+        block: (_tools_name if index < tools else _system_name)(session, shared) + (index,)
+        for index, block in enumerate(shared.ids)
+    }

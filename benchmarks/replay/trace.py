@@ -28,11 +28,14 @@ class TraceError(ConfigError):
 class Turn:
     """One model call. All sizes in tokens.
 
-    The prompt is the first `keep` tokens of the context plus `append` new ones; exactly `out`
-    tokens are generated, of which the client keeps the first `out_kept`.
-    `gap_s` is the recorded pause before the turn (None: not recorded).
-    `hash_keep` and `hash_add` name the prompt's content in blocks: the first `hash_keep` ids of
-    the turn before, then runs of (first id, count); `hash_add` is None where there are no ids.
+    The prompt is the first `keep` tokens of the context plus `append` new ones; `out` tokens are
+    generated, of which the client keeps the first `out_kept`. No engine generates nothing: where
+    `out` is 0 one token is generated, and neither kept nor counted.
+    `gap_s` is the recorded pause before the turn, `t_s` its start after that of the session and
+    `llm_s` how long it took (None: not recorded).
+    `hash_keep` and `hash_add` name content in blocks: the first `hash_keep` ids of the turn
+    before, then runs of (first id, count); `hash_add` is None where there are no ids. The append
+    starts `hash_at` recorded tokens after the start of the first id.
     """
 
     keep: int
@@ -42,6 +45,9 @@ class Turn:
     gap_s: float | None = None
     hash_keep: int = 0
     hash_add: tuple[tuple[int, int], ...] | None = None
+    hash_at: int = 0
+    t_s: float | None = None
+    llm_s: float | None = None
 
     @property
     def prompt(self) -> int:
@@ -52,17 +58,43 @@ class Turn:
         """Tokens of context that the client still has after the turn."""
         return self.prompt + self.out_kept
 
+    @property
+    def generated(self) -> int:
+        """Tokens that the engine is asked for."""
+        return max(1, self.out)
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """What a first prompt has in common with those of other users: definitions of tools, then
+    the system prompt, in recorded tokens. Equal sizes in one data set are equal content.
+
+    `ids` are the blocks that lie in it; without ids it is the start of the first prompt.
+    """
+
+    tools: int
+    system: int
+    ids: tuple[int, ...] = ()
+
 
 @dataclass(frozen=True)
 class Session:
-    """An append chain: turns one after the other. `block` is in tokens; `where` is its place in
-    a file, for error messages."""
+    """An append chain: turns one after the other, with sizes `factor` times those recorded.
+
+    `block` is in recorded tokens. Sessions with one `parent` are those of one user and their
+    sub-agents; `start_s` counts from the parent's start, without a parent from the trace's
+    (None: not recorded). `where` is the place in a file, for error messages.
+    """
 
     dataset: str
     sid: str
     turns: tuple[Turn, ...]
     block: int | None = None
     hash_scope: str | None = None
+    factor: float = 1.0
+    shared: SharedPrefix | None = None
+    parent: str | None = None
+    start_s: float | None = None
     where: str = field(default="", compare=False, repr=False)
 
 
@@ -93,6 +125,9 @@ class Fields:
             raise self.fail(name, f"must be at most {maximum:,}, not {short(value)}")
         return value
 
+    def optional_text(self, name: str) -> str | None:
+        return None if self.obj.get(name) is None else self.text(name)
+
     def text(self, name: str) -> str:
         value = self.get(name)
         if not isinstance(value, str) or not value:
@@ -107,8 +142,8 @@ class Fields:
             raise self.fail(name, "holds half a surrogate pair, which is no character") from None
         return value
 
-    def seconds(self, name: str) -> float | None:
-        value = self.get(name)
+    def seconds(self, name: str, optional: bool = False) -> float | None:
+        value = self.obj.get(name) if optional else self.get(name)
         if value is None:
             return None
         number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,23 +1,24 @@
 """`traj/1`: one session per line, plain or gzip.
 
-    {"v":1, "dataset":str, "sid":str, "block":int?, "hash_scope":str?,
+    {"v":1, "dataset":str, "sid":str, "parent":str?, "start_s":float?, "block":int?,
+     "hash_scope":str?, "shared_prefix":{"tools":int, "system":int}?,
      "turns":[{"keep":int, "append":int, "out":int, "out_kept":int,
-               "gap":"start|tool|user|unknown", "gap_s":float|null,
+               "gap":"start|tool|user|unknown", "gap_s":float|null, "t_s":float?, "llm_s":float?,
                "hash":{"keep":int, "add":[[first_id, count], ...]}?}, ...]}
 
-Unknown keys are ignored, and so is recorded text: a replay goes by token counts, because text
-has another length under every tokenizer and lengths are what is to be reproduced.
+Optional keys may be null; unknown ones are ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 from benchmarks.replay.lines import json_lines
-from benchmarks.replay.trace import MAX_TOKENS, Fields, Session, Turn
+from benchmarks.replay.trace import MAX_TOKENS, Fields, Session, SharedPrefix, Turn
 
 GAP_KINDS = ("start", "tool", "user", "unknown")
 
@@ -25,13 +26,14 @@ GAP_KINDS = ("start", "tool", "user", "unknown")
 def read(path: Path) -> Iterator[Session]:
     """Yields the sessions in file order. Raises TraceError (file:line, field)."""
     first_line: dict[str, str] = {}
+    scopes: dict[str, SharedPrefix] = {}
     for where, row in json_lines(path):
         session = parse(row, where)
         key = session.sid
         if key in first_line:
             raise Fields(row, where).fail("sid", f"already used at {first_line[key]}")
         first_line[key] = where
-        yield session
+        yield _with_shared_ids(session, scopes)
 
 
 def parse(row: Any, where: str) -> Session:
@@ -40,17 +42,49 @@ def parse(row: Any, where: str) -> Session:
     if fields.get("v") != 1 or isinstance(fields.get("v"), bool):
         raise fields.fail("v", f"must be 1 (traj/1), not {short(fields.get('v'))}")
     block = fields.integer("block", 1) if fields.obj.get("block") is not None else None
-    scope = fields.text("hash_scope") if fields.obj.get("hash_scope") is not None else None
+    scope = fields.optional_text("hash_scope")
     turns: list[Turn] = []
     blocks = 0
     for index, entry in enumerate(fields.rows("turns", 1)):
         inner = Fields(entry, where, f"turns[{index}]")
         turn = _turn(inner, turns[-1].context if turns else 0)
-        if "hash" in inner.obj:
+        if inner.obj.get("hash") is not None:
             turn, blocks = _with_hash(inner, turn, block, scope, blocks)
         turns.append(turn)
-    dataset, sid = fields.text("dataset"), fields.text("sid")
-    return Session(dataset, sid, tuple(turns), block, scope, where=where)
+    return Session(
+        fields.text("dataset"),
+        fields.text("sid"),
+        tuple(turns),
+        block,
+        scope,
+        shared=_shared_prefix(fields),
+        parent=fields.optional_text("parent"),
+        start_s=fields.seconds("start_s", optional=True),
+        where=where,
+    )
+
+
+def _shared_prefix(fields: Fields) -> SharedPrefix | None:
+    if fields.obj.get("shared_prefix") is None:
+        return None
+    inner = Fields(fields.get("shared_prefix"), fields.where, "shared_prefix")
+    return SharedPrefix(inner.integer("tools"), inner.integer("system"))
+
+
+def _with_shared_ids(session: Session, scopes: dict[str, SharedPrefix]) -> Session:
+    """The session with the ids of its shared prefix, where its content is named by ids.
+
+    The sizes are one user's; which ids they mean is seen in the first session of the scope that
+    is long enough. Sub-agents have other tools and so other ids.
+    """
+    shared, scope, first = session.shared, session.hash_scope, session.turns[0]
+    if shared is None or scope is None or session.block is None or first.hash_add is None:
+        return session
+    if scope not in scopes and first.prompt >= shared.tools + shared.system:
+        ids = [start + i for start, count in first.hash_add for i in range(count)]
+        covered = (shared.tools + shared.system) // session.block
+        scopes[scope] = replace(shared, ids=tuple(ids[:covered]))
+    return replace(session, shared=scopes.get(scope))
 
 
 def _turn(fields: Fields, context: int) -> Turn:
@@ -68,7 +102,15 @@ def _turn(fields: Fields, context: int) -> Turn:
         raise fields.fail("out_kept", f"is {out_kept}, more than the {out} generated")
     if fields.get("gap") not in GAP_KINDS:
         raise fields.fail("gap", f"must be one of {', '.join(GAP_KINDS)}")
-    return Turn(keep, append, out, out_kept, fields.seconds("gap_s"))
+    return Turn(
+        keep,
+        append,
+        out,
+        out_kept,
+        fields.seconds("gap_s"),
+        t_s=fields.seconds("t_s", optional=True),
+        llm_s=fields.seconds("llm_s", optional=True),
+    )
 
 
 def _with_hash(
@@ -91,5 +133,4 @@ def _with_hash(
     blocks = keep + sum(count for _, count in runs)
     if blocks != turn.prompt // block:
         raise hashed.fail("add", f"names {blocks} blocks, the prompt has {turn.prompt // block}")
-    made = Turn(turn.keep, turn.append, turn.out, turn.out_kept, turn.gap_s, keep, tuple(runs))
-    return made, blocks
+    return replace(turn, hash_keep=keep, hash_add=tuple(runs), hash_at=turn.keep), blocks

@@ -32,16 +32,21 @@ def greedy(out: int) -> dict[str, Any]:
     }
 
 
-def turn_body(number: int, turn: Turn, append: list[int], rewrites: bool) -> dict[str, Any]:
-    """Greedy, exactly `out` tokens; refused by the router if it is not turn `number`."""
+def turn_body(number: int, turn: Turn, prompt: list[int], history: int) -> dict[str, Any]:
+    """Greedy, exactly as many tokens as wanted; refused by the router if it is not turn `number`.
+
+    `history`: tokens that the router has. A turn that appends nothing sends the last token of
+    its prompt again, because an engine needs something to compute.
+    """
+    kept = min(turn.keep, len(prompt) - 1)
     body: dict[str, Any] = {
-        "token_ids": append,
+        "token_ids": prompt[kept:],
         "if_turn": number,
         "stream": True,
-        "sampling": greedy(turn.out),
+        "sampling": greedy(turn.generated),
     }
-    if rewrites:
-        body["keep"] = turn.keep
+    if kept < history:
+        body["keep"] = kept
     return body
 
 
@@ -55,7 +60,7 @@ def filled(record: TurnRecord, streamed: Streamed) -> TurnRecord:
     return replace(
         record,
         prompt_tokens=done["prompt_tokens"],
-        output_tokens=len(times),
+        output_tokens=min(len(times), record.out),
         ttft_ms=(times[0] - streamed.sent) * 1e3,
         ttst_ms=(times[1] - times[0]) * 1e3 if many else None,
         tpot_ms=(times[-1] - times[0]) * 1e3 / (len(times) - 1) if many else None,

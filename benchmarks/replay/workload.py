@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks.replay.mooncake import MooncakeOptions
 from benchmarks.replay.scale import Filters, select
 from benchmarks.replay.sources import open_generator, open_trace
 from benchmarks.replay.trace import Session
@@ -18,7 +19,8 @@ GENERATED_SESSIONS = 20
 
 @dataclass(frozen=True)
 class WorkloadOptions:
-    """Exactly one of `trace` (a file) and `generate` (32k, 48k, 64k)."""
+    """Exactly one of `trace` (a file) and `generate` (32k, 48k, 64k). `mooncake`: how to read a
+    file of that format, where not by its defaults."""
 
     trace: Path | None = None
     form: str = "auto"
@@ -26,6 +28,7 @@ class WorkloadOptions:
     seed: int = 0
     scale: float = 1.0
     filters: Filters = field(default_factory=Filters)
+    mooncake: MooncakeOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def load(options: WorkloadOptions) -> Workload:
         raise ConfigError("give exactly one of --trace and --generate", field="trace")
     source: Iterator[Session]
     if options.trace is not None:
-        source = open_trace(options.trace, options.form)
+        source = open_trace(options.trace, options.form, options.mooncake)
         sessions = select(source, options.scale, options.filters)
     else:
         source = open_generator(str(options.generate), options.seed)

@@ -136,6 +136,6 @@ async def _gaps(
 async def _turn(router: Router, turn: Turn, tokens: list[int]) -> list[float]:
     """One turn in a session of its own; the times of its tokens in seconds."""
     session_id = await router.create({})
-    streamed = await router.turn(session_id, turn_body(0, turn, tokens, rewrites=False))
+    streamed = await router.turn(session_id, turn_body(0, turn, tokens, history=0))
     await router.delete(session_id)
     return streamed.times

@@ -9,6 +9,7 @@ import pytest
 from replay_stub_router import StubRouter, formula, serving
 
 from benchmarks.replay import router
+from benchmarks.replay.compare import prompts
 from benchmarks.replay.driver import replay
 from benchmarks.replay.midway import MidwayFailed
 from benchmarks.replay.plan import DriverOptions, Gaps
@@ -101,6 +102,34 @@ async def test_context_rewrites_are_sent_as_keep() -> None:
     assert [body.get("keep") for body in stub.bodies] == [None, 10, 5]
     assert [turn.prompt_tokens for turn in seen.turns] == [8, 13, 8]
     assert seen.sessions[0].error is None
+
+
+async def test_a_turn_of_no_output_generates_a_token_that_is_neither_kept_nor_counted() -> None:
+    turns = (Turn(0, 8, 0, 0), Turn(8, 3, 2, 2))
+    stub = StubRouter()
+    seen = await drive(stub, [Session("tiny", "a", turns)])
+    assert [body["sampling"]["max_new_tokens"] for body in stub.bodies] == [1, 2]
+    assert [body.get("keep") for body in stub.bodies] == [None, 8]
+    assert [turn.output_tokens for turn in seen.turns] == [0, 2]
+    assert [turn.prompt_tokens for turn in seen.turns] == [8, 11]
+    assert seen.turns[0].ttft_ms is not None
+    assert len(seen.tokens[0].output) == 1
+    assert seen.sessions[0].error is None
+    assert len(prompts(seen.tokens)[1]) == 11
+
+
+async def test_a_turn_that_appends_nothing_sends_its_last_token_again() -> None:
+    turns = (Turn(0, 8, 2, 2), Turn(10, 0, 2, 2), Turn(5, 0, 1, 1))
+    stub = StubRouter()
+    seen = await drive(stub, [Session("tiny", "a", turns)])
+    context = seen.tokens[0].append + seen.tokens[0].output
+    assert [body.get("keep") for body in stub.bodies] == [None, 9, 4]
+    assert stub.bodies[1]["token_ids"] == context[9:10]
+    assert stub.bodies[2]["token_ids"] == context[4:5]
+    assert [turn.prompt_tokens for turn in seen.turns] == [8, 10, 5]
+    assert [(turn.keep, turn.append) for turn in seen.turns] == [(0, 8), (10, 0), (5, 0)]
+    assert seen.sessions[0].error is None
+    assert prompts(seen.tokens)[1] == context
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_progress_off_a_terminal_is_plain_lines() -> None:
         progress.turn_ended(10.0)
         progress.turn_ended(None)
         progress.session_ended(1)
-    assert stream.getvalue() == "replay: 3/3 turns, 0 s, 1 failed, mean TTFT 10 ms\n"
+    assert stream.getvalue() == "replay: 3/3 turns, 0 s, 1 failed, 1 not sent, mean TTFT 10 ms\n"
 
 
 def test_progress_on_a_terminal_is_a_bar() -> None:

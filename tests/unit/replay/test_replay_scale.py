@@ -20,50 +20,55 @@ def sessions(draw: st.DrawFn) -> Session:
     for _ in range(draw(st.integers(1, 8))):
         context = turns[-1].context if turns else 0
         keep = context if draw(st.booleans()) else draw(st.integers(0, context))
+        append = draw(st.integers(0 if keep else 1, 5000))
         out = draw(st.integers(0, 500))
         out_kept = out if draw(st.booleans()) else draw(st.integers(0, out))
-        turns.append(Turn(keep, draw(st.integers(1, 5000)), out, out_kept, None))
+        turns.append(Turn(keep, append, out, out_kept, None))
     return Session("d", "s", tuple(turns), draw(st.sampled_from([None, 1, 64])), "x")
 
 
 factors = st.floats(0.001, 4)
 
 
+def scaled(tokens: int, factor: float) -> int:
+    return max(1, round(tokens * factor)) if tokens else 0
+
+
 @given(sessions(), factors)
 def test_every_size_follows_its_rule(session: Session, factor: float) -> None:
-    scaled = scale(session, factor)
+    made = scale(session, factor)
     before = after = 0
-    for old, new in zip(session.turns, scaled.turns, strict=True):
-        assert new.append == max(1, round(old.append * factor))
-        assert new.out == max(1, round(old.out * factor))
+    for old, new in zip(session.turns, made.turns, strict=True):
+        assert new.append == scaled(old.append, factor)
+        assert new.out == scaled(old.out, factor)
         assert new.out_kept <= new.out
-        if old.out_kept == old.out > 0:
+        assert new.prompt > 0
+        if old.out_kept == old.out:
             assert new.out_kept == new.out
         if old.keep == before:
             assert new.keep == after
         else:
-            assert new.keep == min(after, round(old.keep * factor))
+            least = 0 if new.append else 1
+            assert new.keep == max(least, min(after, round(old.keep * factor)))
         before, after = old.context, new.context
         assert after == new.keep + new.append + new.out_kept
-    if session.block is not None:
-        assert scaled.block == max(1, round(session.block * factor))
+    assert (made.block, made.factor) == (session.block, factor)
 
 
 @given(sessions(), factors)
 def test_an_append_only_session_stays_one(session: Session, factor: float) -> None:
     turns: list[Turn] = []
     for turn in session.turns:
-        out = max(1, turn.out)
-        turns.append(replace(turn, keep=turns[-1].context if turns else 0, out=out, out_kept=out))
-    scaled = scale(replace(session, turns=tuple(turns)), factor)
-    total = sum(turn.append + turn.out for turn in scaled.turns)
-    assert scaled.turns[-1].context == total
+        keep = turns[-1].context if turns else 0
+        turns.append(replace(turn, keep=keep, append=max(1, turn.append), out_kept=turn.out))
+    made = scale(replace(session, turns=tuple(turns)), factor)
+    total = sum(turn.append + turn.out for turn in made.turns)
+    assert made.turns[-1].context == total
 
 
 @given(sessions())
-def test_factor_one_changes_only_outputs_of_zero(session: Session) -> None:
-    same = tuple(replace(turn, out=max(1, turn.out)) for turn in session.turns)
-    assert scale(session, 1.0) == replace(session, turns=same)
+def test_factor_one_changes_nothing(session: Session) -> None:
+    assert scale(session, 1.0) == session
 
 
 @pytest.mark.parametrize("factor", [0, -1, float("nan"), float("inf")])

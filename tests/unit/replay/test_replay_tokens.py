@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.replay.scale import scale
 from benchmarks.replay.tokens import TokenSource, TokenSpace, space_of_model
 from benchmarks.replay.trace import Session, Turn
 from dualpath_sglang.contract.errors import ConfigError
@@ -64,26 +63,17 @@ def test_the_tail_past_the_ids_belongs_to_the_turn() -> None:
 def test_later_turns_continue_the_block_they_start_in(first: int, out: int, second: int) -> None:
     """A position's token depends on its block and offset only, not on where the turn starts."""
     end = first + out + second
+    blocks, keep = first // 10, first + out
+    added = ((blocks, end // 10 - blocks),)
     turns = (
-        Turn(0, first, out, out, None, 0, ((0, first // 10),)),
-        Turn(
-            first + out, second, 1, 1, None, first // 10, ((first // 10, end // 10 - first // 10),)
-        ),
+        Turn(0, first, out, out, None, 0, ((0, blocks),)),
+        Turn(keep, second, 1, 1, None, blocks, added, hash_at=keep),
     )
     one, two = SOURCE.appended(Session("d", "s", turns, 10, "x"))
     (whole,) = SOURCE.appended(hashed("s", (0, end // 10), append=end))
     hashed_end = end // 10 * 10
     assert one[: first // 10 * 10] == whole[: first // 10 * 10]
     assert two[: max(0, hashed_end - first - out)] == whole[first + out : hashed_end]
-
-
-def test_sharing_survives_scaling() -> None:
-    one = scale(hashed("one", (1, 10)), 0.3)
-    two = scale(hashed("two", (1, 5), (90, 5)), 0.3)
-    assert one.block == 3
-    (first,), (second,) = SOURCE.appended(one), SOURCE.appended(two)
-    assert first[:15] == second[:15]
-    assert first[15:] != second[15:]
 
 
 def test_avoided_ids_never_appear() -> None:

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from benchmarks.replay import mooncake, sources, traj1
+from benchmarks.replay import sources, traj1
 from benchmarks.replay.trace import TraceError
 
 ROW: dict[str, Any] = {
     "v": 1,
     "dataset": "tiny",
     "sid": "a/b",
-    "parent": None,
+    "parent": "user",
     "model": None,
     "tok": "none",
-    "start_s": None,
+    "start_s": 3,
     "block": 4,
     "hash_scope": "scope",
     "something_new": {"is": "ignored"},
@@ -43,12 +43,13 @@ ROW: dict[str, Any] = {
             "out_kept": 2,
             "gap": "tool",
             "gap_s": 1.5,
+            "t_s": 7.5,
+            "llm_s": None,
             "hash": {"keep": 2, "add": [[9, 1], [3, 1]]},
         },
         {"keep": 5, "append": 1, "out": 1, "out_kept": 1, "gap": "user", "gap_s": 0},
     ],
 }
-MOONCAKE = {"timestamp": 27, "input_length": 600, "output_length": 8, "hash_ids": [4, 7]}
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -69,16 +70,10 @@ def test_reads_traj1_plain_and_gzip(tmp_path: Path, name: str) -> None:
     one, two, three = first.turns
     assert (one.prompt, one.context) == (10, 12)
     assert (two.hash_keep, two.hash_add, two.gap_s) == (2, ((9, 1), (3, 1)), 1.5)
+    assert (one.hash_at, two.hash_at, two.t_s, two.llm_s) == (0, 12, 7.5, None)
+    assert (first.parent, first.start_s) == ("user", 3.0)
+    assert (second.parent, second.start_s) == ("user", 3.0)
     assert (three.keep, three.hash_add) == (5, None)
-
-
-def test_reads_mooncake(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.jsonl", MOONCAKE, MOONCAKE)
-    first, second = sources.open_trace(path)
-    assert first.sid != second.sid
-    assert first.dataset == first.hash_scope == "m"
-    (turn,) = first.turns
-    assert (turn.keep, turn.append, turn.out, turn.hash_add) == (0, 600, 8, ((4, 1), (7, 1)))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +95,11 @@ def test_reads_mooncake(tmp_path: Path) -> None:
         (lambda r: r["turns"][1].update(gap_s=-1), "turns[1].gap_s:"),
         (lambda r: r["turns"][1].update(gap_s=float("nan")), "turns[1].gap_s:"),
         (lambda r: r["turns"][1].pop("gap_s"), "turns[1].gap_s: is missing"),
+        (lambda r: r["turns"][1].update(t_s="now"), "turns[1].t_s:"),
+        (lambda r: r.update(start_s=[]), "start_s:"),
+        (lambda r: r.update(parent=7), "parent:"),
+        (lambda r: r.update(shared_prefix={"tools": 5}), "shared_prefix.system: is missing"),
+        (lambda r: r.update(shared_prefix=5), "shared_prefix: must be a JSON object"),
         (lambda r: r["turns"].append(7), "turns[3]: must be a JSON object"),
         (lambda r: r["turns"][1]["hash"].update(keep=3), "turns[1].hash.keep:"),
         (lambda r: r["turns"][1]["hash"].update(add=[[1, 0]]), "turns[1].hash.add[0]:"),
@@ -122,22 +122,6 @@ def test_traj1_refuses_a_sid_used_twice(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", ROW, ROW)
     with pytest.raises(TraceError, match=r"t\.jsonl:2: sid: already used at t\.jsonl:1"):
         list(traj1.read(path))
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"input_length": 0}, "input_length:"),
-        ({"input_length": 1025}, "hash_ids: has 2 ids"),
-        ({"output_length": -1}, "output_length:"),
-        ({"hash_ids": [1, "x"]}, "hash_ids:"),
-        ({"timestamp": "soon"}, "timestamp:"),
-    ],
-)
-def test_mooncake_refuses(tmp_path: Path, change: dict[str, Any], field: str) -> None:
-    path = write(tmp_path / "m.jsonl", {**MOONCAKE, **change})
-    with pytest.raises(TraceError, match=r"^m\.jsonl:1: " + field):
-        list(mooncake.read(path))
 
 
 def test_files_that_are_no_traces(tmp_path: Path) -> None:
