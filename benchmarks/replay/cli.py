@@ -26,8 +26,9 @@ from benchmarks.replay.results import HTML_FILE
 from benchmarks.replay.runs import run_compare, run_replay
 from benchmarks.replay.scale import Filters
 from benchmarks.replay.sources import FORMATS
+from benchmarks.replay.texts import Texts, has_tokenizer
 from benchmarks.replay.tokens import TokenSpace, space_of_model
-from benchmarks.replay.workload import Workload, WorkloadOptions, load
+from benchmarks.replay.workload import TOKENS, Workload, WorkloadOptions, load
 from dualpath_sglang.contract.errors import ConfigError, DualPathError
 
 
@@ -53,7 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _replay(args: argparse.Namespace, words: list[str]) -> int:
-    workload = load(_workload_options(args))
+    workload = load(_workload_options(args), _texts(args))
+    if workload.unused_text and args.tokens == "auto":
+        print(
+            "dualpath replay: the trace's text is not used: that takes --model-path with a "
+            "tokenizer.json and a scale of at most 1",
+            file=sys.stderr,
+        )
     options = _driver_options(args, workload)
     space = _token_space(args)
     goodput = parse_goodput(args.goodput) if args.goodput else None
@@ -81,7 +88,17 @@ def _workload_options(args: argparse.Namespace) -> WorkloadOptions:
         args.scale,
         filters,
         _mooncake_options(args),
+        args.tokens,
     )
+
+
+def _texts(args: argparse.Namespace) -> Texts | None:
+    """None: by counts. A model folder without a tokenizer file is a mistake only where asked for
+    text."""
+    folder = args.model_path
+    if folder is None or args.tokens == "counts":
+        return None
+    return Texts(folder) if args.tokens == "text" or has_tokenizer(folder) else None
 
 
 def _mooncake_options(args: argparse.Namespace) -> MooncakeOptions | None:
@@ -132,6 +149,12 @@ def _replay_parser() -> argparse.ArgumentParser:
 def _add_workload(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--trace", type=Path, help="a trace file, plain or .gz")
     group.add_argument("--format", choices=["auto", *FORMATS], default="auto", help="of the trace")
+    group.add_argument(
+        "--tokens",
+        choices=TOKENS,
+        default="auto",
+        help="what turns append: the recorded text, or as many tokens (auto: text where there is)",
+    )
     group.add_argument("--block", type=int, help="Mooncake: tokens of a block (512)")
     group.add_argument(
         "--inputs",

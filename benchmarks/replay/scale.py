@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from benchmarks.replay.trace import MAX_TOKENS, Session, TraceError, Turn
 from dualpath_sglang.contract.errors import ConfigError
 
 MAX_REJECTED_IN_A_ROW = 2_000
+Sized = Callable[[Session, float], Session]
+"""A session and a factor to the session in that size."""
 
 
 def scale(session: Session, factor: float) -> Session:
@@ -20,17 +22,15 @@ def scale(session: Session, factor: float) -> Session:
     the context. The same goes for out_kept against out. `round` is Python's (halves to even).
     Blocks keep their recorded size: what they name is found by the session's factor (`blocks`).
     """
-    if not (math.isfinite(factor) and factor > 0):
-        raise ConfigError(f"scale must be a number above 0, not {factor!r}", field="scale")
+    check_factor(factor)
     turns: list[Turn] = []
     recorded_context = context = 0
     for index, turn in enumerate(session.turns):
         whole = turn.keep == recorded_context
         keep = context if whole else round(min(context, turn.keep * factor))
-        _check_size(session, index, keep + (turn.append + turn.out) * factor, factor)
-        append, out = _scaled(turn.append, factor), _scaled(turn.out, factor)
-        all_kept = turn.out_kept == turn.out
-        out_kept = out if all_kept else min(out, round(turn.out_kept * factor))
+        check_size(session, index, keep + (turn.append + turn.out) * factor, factor)
+        append = scaled(turn.append, factor)
+        out, out_kept = scaled_output(turn, factor)
         # A prompt of context alone must not round to nothing.
         keep = keep if append else max(1, keep)
         turns.append(replace(turn, keep=keep, append=append, out=out, out_kept=out_kept))
@@ -38,11 +38,23 @@ def scale(session: Session, factor: float) -> Session:
     return replace(session, turns=tuple(turns), factor=session.factor * factor)
 
 
-def _scaled(tokens: int, factor: float) -> int:
+def check_factor(factor: float) -> None:
+    if not (math.isfinite(factor) and factor > 0):
+        raise ConfigError(f"scale must be a number above 0, not {factor!r}", field="scale")
+
+
+def scaled(tokens: int, factor: float) -> int:
     return max(1, round(tokens * factor)) if tokens else 0
 
 
-def _check_size(session: Session, index: int, tokens: float, factor: float) -> None:
+def scaled_output(turn: Turn, factor: float) -> tuple[int, int]:
+    """(out, out_kept): what was kept whole stays whole."""
+    out = scaled(turn.out, factor)
+    kept_whole = turn.out_kept == turn.out
+    return out, out if kept_whole else min(out, round(turn.out_kept * factor))
+
+
+def check_size(session: Session, index: int, tokens: float, factor: float) -> None:
     """Before any rounding, which a product beyond all numbers would not survive."""
     if tokens > MAX_TOKENS:
         raise TraceError(
@@ -84,14 +96,16 @@ def cut(session: Session, filters: Filters) -> Session | None:
     return replace(session, turns=tuple(turns))
 
 
-def select(sessions: Iterable[Session], factor: float, filters: Filters) -> Iterator[Session]:
-    """Scaled and filtered sessions, lazily, so that an endless source is fine.
+def select(
+    sessions: Iterable[Session], factor: float, filters: Filters, sized: Sized = scale
+) -> Iterator[Session]:
+    """Filtered sessions with their sizes times `factor`, lazily: an endless source is fine.
 
     Raises TraceError when nothing passes (or nothing for a very long time).
     """
     taken = rejected = 0
     for session in sessions:
-        kept = cut(scale(session, factor), filters)
+        kept = cut(sized(session, factor), filters)
         if kept is None:
             rejected += 1
             if rejected > MAX_REJECTED_IN_A_ROW:

@@ -11,6 +11,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("workload", f"{load['source']}, scale {load['scale']:g}, seed {load['seed']}"),
         ("sessions x turns", f"{result['sessions']} sessions, {result['turns']} turns"),
         ("longest context", f"{load['longest_context']:,} tokens"),
+        ("appended", _appended(load)),
         ("errors", str(result["errors"])),
         ("outputs equal", _equality(result)),
         ("wall time", f"{result['wall_s']:.1f} s"),
@@ -28,6 +29,16 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     for stop in result["midway"]:
         made.append(("midway", f"after turn {stop['after_turn']}, at {stop['at_s']:.1f} s"))
     return made
+
+
+def _appended(load: dict[str, Any]) -> str:
+    text = load["text"]
+    if text is None:
+        return f"{load['append_tokens']:,} tokens, by counts"
+    return (
+        f"text, {text['replayed_tokens']:,} tokens ({text['tokens']:,} before scaling, "
+        f"{text['recorded_tokens']:,} recorded)"
+    )
 
 
 def as_text(result: dict[str, Any]) -> str:

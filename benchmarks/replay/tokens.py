@@ -19,6 +19,9 @@ from benchmarks.replay.blocks import Piece, pieces
 from benchmarks.replay.trace import Session, SharedPrefix
 from dualpath_sglang.contract.errors import ConfigError
 
+Name = tuple[object, ...]
+"""What a stream of token ids is called: equal names, equal ids."""
+
 
 @dataclass(frozen=True)
 class TokenSpace:
@@ -46,6 +49,15 @@ def space_of_model(folder: Path) -> TokenSpace:
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     if not isinstance(size, int):
         raise ConfigError(f"{folder}/config.json has no vocab_size", field="model_path")
+    try:
+        return TokenSpace(size, frozenset(_unusable(folder, size)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"the tokenizer files in {folder} are damaged: {type(error).__name__} {error}"
+        raise ConfigError(problem, field="model_path") from error
+
+
+def _unusable(folder: Path, size: int) -> set[int]:
+    """Ids of special tokens, and those that the tokenizer does not have."""
     tokenizer = _read(folder / "tokenizer.json", optional=True)
     avoid = {entry["id"] for entry in tokenizer.get("added_tokens", [])}
     decoder = _read(folder / "tokenizer_config.json", optional=True).get("added_tokens_decoder", {})
@@ -54,7 +66,7 @@ def space_of_model(folder: Path) -> TokenSpace:
     if isinstance(vocab, dict) and vocab:
         # Checkpoints pad the embedding; ids past the tokenizer's cannot be decoded.
         avoid |= set(range(size)) - set(vocab.values())
-    return TokenSpace(size, frozenset(avoid))
+    return avoid
 
 
 def _read(path: Path, optional: bool = False) -> dict[str, Any]:
@@ -64,7 +76,7 @@ def _read(path: Path, optional: bool = False) -> dict[str, Any]:
         if optional:
             return {}
         raise ConfigError(f"{path} does not exist", field="model_path") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", field="model_path") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold a JSON object", field="model_path")
@@ -89,63 +101,63 @@ class TokenSource:
     def appended(self, session: Session) -> list[list[int]]:
         """Ids of what each turn appends.
 
-        What lies in a block with an id is named (hash_scope, id), or by the prefix that it is
-        part of where other users have the same; every other token is named (dataset, sid, turn)
-        and counts from the start of the append.
+        Recorded text is itself. What lies in a block with an id is named (hash_scope, id), or by
+        the prefix that it is part of where other users have the same; every other token is named
+        (dataset, sid, turn) and counts from the start of the append.
         """
         names = _shared_blocks(session)
         filled: list[list[int]] = []
         ids: list[int] = []
         for index, turn in enumerate(session.turns):
-            tokens = self.stream(("turn", session.dataset, session.sid, index), turn.append)
-            if turn.hash_add is not None and session.block is not None:
+            if turn.hash_add is not None:
                 added = [first + i for first, count in turn.hash_add for i in range(count)]
                 ids = ids[: turn.hash_keep] + added
-                self._overlay(tokens, session, pieces(turn, ids, session.block, session.factor), names)
+            if turn.text is not None:
+                filled.append(list(turn.text.ids))
+                continue
+            tokens = self.stream(("turn", session.dataset, session.sid, index), turn.append)
+            if index == 0 and session.shared is not None and not names:
+                self._prefix(tokens, session, session.shared)
+            if turn.hash_add is not None and session.block is not None:
+                for piece in pieces(turn, ids, session.block, session.factor):
+                    self._fill(tokens, piece, _name(piece, session, names))
             filled.append(tokens)
-        if session.shared is not None and not session.shared.ids:
-            self._prefix(filled[0], session, session.shared)
         return filled
 
-    def _overlay(
-        self,
-        tokens: list[int],
-        session: Session,
-        found: Iterable[Piece],
-        names: Mapping[int, Sequence[object]],
-    ) -> None:
-        """Replaces the tokens that lie in blocks with an id."""
-        for piece in found:
-            if all(block in names for block in piece.ids):
-                name = [part for block in piece.ids for part in names[block]]
-            else:
-                name = ["block", session.hash_scope, *piece.ids]
-            content = self.stream(name, piece.skip + piece.count)
-            tokens[piece.at : piece.at + piece.count] = content[piece.skip :]
+    def _fill(self, tokens: list[int], piece: Piece, name: Iterable[object]) -> None:
+        content = self.stream(name, piece.skip + piece.count)
+        tokens[piece.at : piece.at + piece.count] = content[piece.skip :]
 
     def _prefix(self, tokens: list[int], session: Session, shared: SharedPrefix) -> None:
-        """Replaces the start of the first prompt."""
+        """Replaces the start of a first prompt that has no ids."""
         tools = min(len(tokens), round(shared.tools * session.factor))
         both = min(len(tokens), round((shared.tools + shared.system) * session.factor))
         tokens[:tools] = self.stream(_tools_name(session, shared), tools)
         tokens[tools:both] = self.stream(_system_name(session, shared), both - tools)
 
 
-def _tools_name(session: Session, shared: SharedPrefix) -> tuple[object, ...]:
+def _name(piece: Piece, session: Session, names: Mapping[int, Name]) -> Name:
+    """Of the content that the piece's ids stand for."""
+    if all(block in names for block in piece.ids):
+        return tuple(part for block in piece.ids for part in names[block])
+    return ("block", session.hash_scope, *piece.ids)
+
+
+def _tools_name(session: Session, shared: SharedPrefix) -> Name:
     return ("shared tools", session.dataset, shared.tools)
 
 
-def _system_name(session: Session, shared: SharedPrefix) -> tuple[object, ...]:
+def _system_name(session: Session, shared: SharedPrefix) -> Name:
     return ("shared system", session.dataset, shared.tools, shared.system)
 
 
-def _shared_blocks(session: Session) -> dict[int, tuple[object, ...]]:
+def _shared_blocks(session: Session) -> dict[int, Name]:
     """A name for each id of the shared prefix: that of the last content in the block."""
     shared = session.shared
     if shared is None or session.block is None:
         return {}
     tools = shared.tools // session.block
     return {
-        block: (_tools_name if index < tools else _system_name)(session, shared) + (index,)
+        block: (*(_tools_name if index < tools else _system_name)(session, shared), index)
         for index, block in enumerate(shared.ids)
     }

@@ -5,6 +5,7 @@ Every format module (`traj1`, `mooncake`, `generator`) makes these values and no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from reprlib import repr as short
 from typing import Any
@@ -25,6 +26,16 @@ class TraceError(ConfigError):
 
 
 @dataclass(frozen=True)
+class TextTokens:
+    """A recorded text as tokens of the model that is served: `ids` of its head, `length` of all
+    of it, and `recorded`, the trace's own count."""
+
+    ids: Sequence[int]
+    length: int
+    recorded: int
+
+
+@dataclass(frozen=True)
 class Turn:
     """One model call. All sizes in tokens.
 
@@ -36,6 +47,8 @@ class Turn:
     `hash_keep` and `hash_add` name content in blocks: the first `hash_keep` ids of the turn
     before, then runs of (first id, count); `hash_add` is None where there are no ids. The append
     starts `hash_at` recorded tokens after the start of the first id.
+    `texts` are those that the turn appends, as recorded, one per message; `text` is what was made
+    of them, where texts are replayed.
     """
 
     keep: int
@@ -48,6 +61,8 @@ class Turn:
     hash_at: int = 0
     t_s: float | None = None
     llm_s: float | None = None
+    texts: tuple[str, ...] | None = None
+    text: TextTokens | None = None
 
     @property
     def prompt(self) -> int:
@@ -129,13 +144,16 @@ class Fields:
         return None if self.obj.get(name) is None else self.text(name)
 
     def text(self, name: str) -> str:
-        value = self.get(name)
-        if not isinstance(value, str) or not value:
-            raise self.fail(name, f"must be a non-empty string, not {short(value)}")
-        return self.unicode(name, value)
+        value = self.string(name)
+        if not value:
+            raise self.fail(name, "must not be empty")
+        return value
 
-    def unicode(self, name: str, value: str) -> str:
-        """JSON can hold halves of surrogate pairs, which nothing can send or write."""
+    def string(self, name: str) -> str:
+        """Also an empty one. JSON can hold halves of surrogate pairs, which nothing can send."""
+        value = self.get(name)
+        if not isinstance(value, str):
+            raise self.fail(name, f"must be a string, not {short(value)}")
         try:
             value.encode()
         except UnicodeEncodeError:

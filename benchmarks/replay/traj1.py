@@ -4,7 +4,8 @@
      "hash_scope":str?, "shared_prefix":{"tools":int, "system":int}?,
      "turns":[{"keep":int, "append":int, "out":int, "out_kept":int,
                "gap":"start|tool|user|unknown", "gap_s":float|null, "t_s":float?, "llm_s":float?,
-               "hash":{"keep":int, "add":[[first_id, count], ...]}?}, ...]}
+               "hash":{"keep":int, "add":[[first_id, count], ...]}?,
+               "append_text":str? | "append_msgs":[{"role", "content"}, ...]?}, ...]}
 
 Optional keys may be null; unknown ones are ignored.
 """
@@ -110,7 +111,22 @@ def _turn(fields: Fields, context: int) -> Turn:
         fields.seconds("gap_s"),
         t_s=fields.seconds("t_s", optional=True),
         llm_s=fields.seconds("llm_s", optional=True),
+        texts=_texts(fields),
     )
+
+
+def _texts(fields: Fields) -> tuple[str, ...] | None:
+    """What the turn appends, one text per message; a message may have no content."""
+    if fields.obj.get("append_text") is not None:
+        return (fields.string("append_text"),)
+    if fields.obj.get("append_msgs") is None:
+        return None
+    texts = []
+    for index, message in enumerate(fields.rows("append_msgs")):
+        inner = Fields(message, fields.where, f"{fields.prefix}.append_msgs[{index}]")
+        if inner.obj.get("content") is not None:
+            texts.append(inner.string("content"))
+    return tuple(texts)
 
 
 def _with_hash(

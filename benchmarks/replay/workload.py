@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from benchmarks.replay.mooncake import MooncakeOptions
-from benchmarks.replay.scale import Filters, select
+from benchmarks.replay.scale import Filters, Sized, scale, select
 from benchmarks.replay.sources import open_generator, open_trace
-from benchmarks.replay.trace import Session
+from benchmarks.replay.texts import Texts
+from benchmarks.replay.trace import Session, Turn
 from dualpath_sglang.contract.errors import ConfigError
 
 GENERATED_SESSIONS = 20
+TOKENS = ("auto", "text", "counts")
 
 
 @dataclass(frozen=True)
 class WorkloadOptions:
     """Exactly one of `trace` (a file) and `generate` (32k, 48k, 64k). `mooncake`: how to read a
-    file of that format, where not by its defaults."""
+    file of that format, where not by its defaults. `tokens`: replay recorded text, counts only,
+    or (auto) text where there is some, a tokenizer for it, and no enlarging scale."""
 
     trace: Path | None = None
     form: str = "auto"
@@ -29,6 +33,11 @@ class WorkloadOptions:
     scale: float = 1.0
     filters: Filters = field(default_factory=Filters)
     mooncake: MooncakeOptions | None = None
+    tokens: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.tokens not in TOKENS:
+            raise ConfigError(f"tokens must be one of {', '.join(TOKENS)}", field="tokens")
 
 
 @dataclass(frozen=True)
@@ -66,19 +75,52 @@ class Workload:
             "reusable_fraction": round(1 - sum(turn.append for turn in turns) / prompt, 6),
             "rewrites": sum(s.turns[i].keep < s.turns[i - 1].context for s, i in later),
             "gaps_unknown": sum(s.turns[i].gap_s is None for s, i in later),
+            "text": _text_lengths(turns),
         }
 
+    @property
+    def unused_text(self) -> bool:
+        """Whether some turns have text that is not replayed."""
+        return any(turn.texts for session in self.sessions for turn in session.turns)
 
-def load(options: WorkloadOptions) -> Workload:
-    """Reads or generates, scales and filters. Raises TraceError or ConfigError."""
+
+def _text_lengths(turns: Sequence[Turn]) -> dict[str, int] | None:
+    """Of the turns that append recorded text; None: none does."""
+    texts = [turn.text for turn in turns if turn.text is not None]
+    if not texts:
+        return None
+    return {
+        "turns": len(texts),
+        "recorded_tokens": sum(text.recorded for text in texts),
+        "tokens": sum(text.length for text in texts),
+        "replayed_tokens": sum(len(text.ids) for text in texts),
+    }
+
+
+def load(options: WorkloadOptions, texts: Texts | None = None) -> Workload:
+    """Reads or generates, scales and filters. Without `texts` (a tokenizer) recorded text is not
+    replayed. Raises TraceError or ConfigError."""
     if (options.trace is None) == (options.generate is None):
         raise ConfigError("give exactly one of --trace and --generate", field="trace")
+    sized = _sized(options, texts)
     source: Iterator[Session]
     if options.trace is not None:
         source = open_trace(options.trace, options.form, options.mooncake)
-        sessions = select(source, options.scale, options.filters)
+        sessions = select(source, options.scale, options.filters, sized)
     else:
         source = open_generator(str(options.generate), options.seed)
         count = options.filters.sessions or GENERATED_SESSIONS
-        sessions = islice(select(source, options.scale, options.filters), count)
+        sessions = islice(select(source, options.scale, options.filters, sized), count)
     return Workload(tuple(sessions), options)
+
+
+def _sized(options: WorkloadOptions, texts: Texts | None) -> Sized:
+    """How sessions get their sizes: from their texts, or from their counts."""
+    if options.tokens != "text":
+        use = texts is not None and options.tokens == "auto" and options.scale <= 1
+        return texts.sized if use and texts is not None else scale
+    if texts is None:
+        raise ConfigError("text needs a tokenizer: give --model-path", field="tokens")
+    if options.scale > 1:
+        raise ConfigError("no text is longer than it is: scale must be at most 1", field="scale")
+    return partial(texts.sized, required=True)

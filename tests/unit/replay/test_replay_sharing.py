@@ -55,9 +55,7 @@ def test_equal_ids_are_equal_tokens_and_other_ids_others(
     assert differ(left[same:], right[same:])
 
 
-@given(
-    blocks, st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(0, 2000), factors
-)
+@given(blocks, st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(0, 2000), factors)
 def test_pieces_cover_what_has_ids_once_and_in_order(
     block: int, ids: list[int], at: int, factor: float
 ) -> None:
