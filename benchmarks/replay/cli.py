@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +19,16 @@ from benchmarks.replay.midway import MidwayFailed
 from benchmarks.replay.mooncake import BLOCK_TOKENS, INPUTS, MooncakeOptions
 from benchmarks.replay.plan import (
     DriverOptions,
-    parse_gaps,
+    Gaps,
     parse_goodput,
-    poisson_arrivals,
+    parse_times,
+    rate_arrivals,
+    recorded_arrivals,
 )
 from benchmarks.replay.results import HTML_FILE
 from benchmarks.replay.runs import run_compare, run_replay
 from benchmarks.replay.scale import Filters
+from benchmarks.replay.schedule import plan
 from benchmarks.replay.sources import FORMATS
 from benchmarks.replay.texts import Texts, has_tokenizer
 from benchmarks.replay.tokens import TokenSpace, space_of_model
@@ -109,18 +113,27 @@ def _mooncake_options(args: argparse.Namespace) -> MooncakeOptions | None:
 
 
 def _driver_options(args: argparse.Namespace, workload: Workload) -> DriverOptions:
-    arrivals = None
-    if args.rate is not None:
-        arrivals = tuple(poisson_arrivals(len(workload.sessions), args.rate, args.seed))
+    most = math.inf if args.max_gap is None else args.max_gap
     return DriverOptions(
         url=args.url,
-        gaps=parse_gaps(args.gaps),
-        arrivals_s=arrivals,
+        gaps=Gaps(parse_times(args.gaps, "gaps"), most),
+        arrivals_s=_arrivals(args, workload),
         concurrency=args.concurrency,
         midway_turns=tuple(args.flush_after_turn),
         settle_s=args.settle,
         turn_timeout_s=args.turn_timeout,
     )
+
+
+def _arrivals(args: argparse.Namespace, workload: Workload) -> tuple[float | None, ...] | None:
+    """None: all at once."""
+    schedule = plan(workload.sessions)
+    factor = parse_times(args.arrivals, "arrivals")
+    if args.rate is not None:
+        if factor:
+            raise ConfigError("give only one of --rate and --arrivals", field="rate")
+        return tuple(rate_arrivals(schedule, args.rate, args.seed))
+    return tuple(recorded_arrivals(workload.sessions, schedule, factor)) if factor else None
 
 
 def _token_space(args: argparse.Namespace) -> TokenSpace:
@@ -173,10 +186,18 @@ def _add_workload(group: argparse._ArgumentGroup) -> None:
 
 def _add_driving(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--rate", type=float, help="open loop: sessions per second, Poisson (default: all at once)"
+        "--rate",
+        type=float,
+        help="open loop: users per second, Poisson (a session without parent is a user)",
+    )
+    group.add_argument(
+        "--arrivals",
+        default="zero",
+        help="instead: zero (all at once, the default), recorded, or a factor on recorded times",
     )
     group.add_argument("--concurrency", type=int, help="most sessions at a time")
-    group.add_argument("--gaps", default="zero", help="tool gaps: zero, recorded, or a factor")
+    group.add_argument("--gaps", default="zero", help="pauses: zero, recorded, or a factor")
+    group.add_argument("--max-gap", type=float, metavar="S", help="no pause is longer")
     group.add_argument(
         "--goodput", nargs=2, metavar=("ttft:MS", "tpot:MS"), help="limits of a good turn"
     )

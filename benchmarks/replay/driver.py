@@ -1,8 +1,9 @@
 """Drives sessions against the router and records every turn.
 
-One task per session. A failed turn ends its session and is counted; nothing is retried and the
-other sessions go on. Every reply is checked against what was asked for, and at its end each
-session's whole history is read back and compared with the client's own.
+One task per session. Sessions of one user keep their recorded order, whatever the pauses. A failed
+turn ends its session and is counted; nothing is retried and the other sessions go on. Every reply
+is checked against what was asked for, and at its end each session's whole history is read back and
+compared with the client's own.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import aiohttp
 
 from benchmarks.replay.checks import check_history, check_reply
 from benchmarks.replay.midway import Barriers
+from benchmarks.replay.pace import Pace
 from benchmarks.replay.plan import DriverOptions, Midway
 from benchmarks.replay.progress import Progress
 from benchmarks.replay.records import (
@@ -27,6 +30,7 @@ from benchmarks.replay.records import (
     TurnTokens,
 )
 from benchmarks.replay.router import CallFailed, Router, Streamed
+from benchmarks.replay.schedule import Schedule, plan
 from benchmarks.replay.tokens import TokenSource
 from benchmarks.replay.trace import Session, Turn
 from benchmarks.replay.turns import filled, prompt_digest, turn_body
@@ -50,7 +54,8 @@ async def replay(
     timeout = aiohttp.ClientTimeout(total=options.turn_timeout_s)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
-        run = _Run(Router(http, options.url), source, options, progress, len(sessions), midway)
+        router, schedule = Router(http, options.url), plan(sessions)
+        run = _Run(router, source, options, progress, schedule, midway)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for index, session in enumerate(sessions):
@@ -78,7 +83,7 @@ class _Run:
         source: TokenSource,
         options: DriverOptions,
         progress: Progress,
-        count: int,
+        schedule: Schedule,
         midway: Midway | None,
     ) -> None:
         self._router = router
@@ -86,6 +91,8 @@ class _Run:
         self._options = options
         self._progress = progress
         self._midway = midway or self._flush
+        count = len(schedule.starts)
+        self._pace = Pace(schedule, options.gaps)
         self._barriers = Barriers(count, options.midway_turns, self._stop_midway)
         limit = options.concurrency
         self._slots = asyncio.Semaphore(limit) if limit is not None else None
@@ -108,13 +115,11 @@ class _Run:
     # -- sessions ------------------------------------------------------------------------------
 
     async def session(self, index: int, session: Session) -> None:
-        arrivals = self._options.arrivals_s
-        if arrivals is not None:
-            await asyncio.sleep(max(0.0, arrivals[index] - self._now()))
+        await self._due(index)
         arrival = self._now()
         log = self._logs[index] = _Log(session.sid)
         async with self._slot():
-            if arrivals is None:
+            if self._options.arrivals_s is None:
                 arrival = self._now()
             failure = await self._drive(index, session, log)
             end = self._now()
@@ -129,14 +134,23 @@ class _Run:
             error=failure,
         )
         self._progress.session_ended(len(session.turns) - len(log.turns))
+        self._pace.left(index)
         await self._barriers.leave(index)
+
+    async def _due(self, index: int) -> None:
+        """Returns when the session arrives: at its time, or after what it waits for."""
+        waits = partial(self._pace.waits, index, 0)
+        async with self._barriers.excused(index, waits):
+            await self._pace.others(index, 0)
+        arrivals = self._options.arrivals_s
+        at = None if arrivals is None else arrivals[index]
+        pause = self._pace.pause_s(index, 0, 0.0) if at is None else at - self._now()
+        await asyncio.sleep(max(0.0, pause))
 
     async def _drive(self, index: int, session: Session, log: _Log) -> Failure | None:
         """All turns of one session; the failure that ended it, if any."""
         try:
-            session_id = await self._router.create(
-                {"dataset": session.dataset, "trace_session": session.sid}
-            )
+            session_id = await self._router.create(_metadata(session))
         except CallFailed as error:
             return error.failure
         try:
@@ -150,14 +164,26 @@ class _Run:
 
     async def _turns(self, index: int, session: Session, session_id: str, log: _Log) -> None:
         appended = self._source.appended(session)
+        started = self._now()
         for number, turn in enumerate(session.turns):
-            gap = self._options.gaps.before(number, turn.gap_s)
-            if gap:
-                await asyncio.sleep(gap)
+            gap = await self._pause(index, number, started) if number else 0.0
+            self._pace.sent(index, number)
             await self._turn(session_id, number, turn, gap, appended[number], log)
+            self._pace.ended(index, number)
             if self._barriers.stops_after(number + 1):
                 async with self._slot_given_back():
                     await self._barriers.wait(index, number + 1)
+
+    async def _pause(self, index: int, number: int, started_s: float) -> float:
+        """Waits before a turn for other sessions and for its tool; seconds of the latter."""
+        if self._pace.waits(index, number):
+            waits = partial(self._pace.waits, index, number)
+            async with self._slot_given_back(), self._barriers.excused(index, waits):
+                await self._pace.others(index, number)
+        gap = self._pace.pause_s(index, number, self._now() - started_s)
+        if gap:
+            await asyncio.sleep(gap)
+        return gap
 
     async def _forget(self, session_id: str) -> None:
         """Also runs when the replay is interrupted, so it must not wait long."""
@@ -230,6 +256,11 @@ class _Run:
             yield
         finally:
             await self._slots.acquire()
+
+
+def _metadata(session: Session) -> dict[str, str]:
+    made = {"dataset": session.dataset, "trace_session": session.sid}
+    return made if session.parent is None else made | {"trace_parent": session.parent}
 
 
 def _checked(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.replay.schedule import Schedule
+from benchmarks.replay.trace import Session
 from dualpath_sglang.contract.errors import ConfigError
 
 Midway = Callable[[int], Awaitable[None]]
@@ -15,24 +17,30 @@ Midway = Callable[[int], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Gaps:
-    """The pause before each turn but the first: recorded seconds times `factor` (0: none)."""
+    """Pauses: recorded seconds times `factor` (0: none), at most `most_s`."""
 
     factor: float = 0.0
+    most_s: float = math.inf
 
-    def before(self, turn: int, recorded_s: float | None) -> float:
-        return 0.0 if turn == 0 or recorded_s is None else recorded_s * self.factor
+    def __post_init__(self) -> None:
+        if not self.most_s >= 0:
+            raise ConfigError(f"max-gap must be at least 0 s, not {self.most_s}", field="max_gap")
+
+    def scaled(self, recorded_s: float | None) -> float:
+        """None (not recorded) is no pause."""
+        return 0.0 if recorded_s is None else min(self.most_s, recorded_s * self.factor)
 
 
-def parse_gaps(text: str) -> Gaps:
-    """`zero`, `recorded`, or a factor of at least 0. Raises ConfigError."""
-    named = {"zero": 0.0, "0": 0.0, "recorded": 1.0}
+def parse_times(text: str, field: str) -> float:
+    """`zero` (0), `recorded` (1), or a factor of at least 0. Raises ConfigError."""
+    named = {"zero": 0.0, "recorded": 1.0}
     try:
         factor = named[text] if text in named else float(text)
     except ValueError:
         factor = math.nan
     if not (math.isfinite(factor) and factor >= 0):
-        raise ConfigError(f"gaps must be zero, recorded or a factor, not {text!r}", field="gaps")
-    return Gaps(factor)
+        raise ConfigError(f"{field} must be zero, recorded or a factor, not {text!r}", field=field)
+    return factor
 
 
 @dataclass(frozen=True)
@@ -70,16 +78,49 @@ def poisson_arrivals(count: int, rate_per_s: float, seed: int) -> list[float]:
     return times
 
 
+def recorded_arrivals(
+    sessions: Sequence[Session], schedule: Schedule, factor: float
+) -> list[float | None]:
+    """Recorded starts times `factor`; None for sessions that wait for another.
+
+    Sessions without a parent count from the first of them, those of a parent from its first.
+    Raises ConfigError where a start is not recorded.
+    """
+    first: dict[str | None, float] = {}
+    starts: dict[int, float] = {}
+    for index in schedule.roots:
+        session = sessions[index]
+        if session.start_s is None:
+            raise ConfigError(
+                f"{session.where or session.sid}: start_s is not recorded: use --rate",
+                field="arrivals",
+            )
+        starts[index] = session.start_s
+        first[session.parent] = min(session.start_s, first.get(session.parent, math.inf))
+    return [
+        (starts[index] - first[session.parent]) * factor if index in starts else None
+        for index, session in enumerate(sessions)
+    ]
+
+
+def rate_arrivals(schedule: Schedule, rate_per_s: float, seed: int) -> list[float | None]:
+    """A Poisson process of the sessions that wait for no other; None for the rest."""
+    roots = schedule.roots
+    times = dict(zip(roots, poisson_arrivals(len(roots), rate_per_s, seed), strict=True))
+    return [times.get(index) for index in range(len(schedule.starts))]
+
+
 @dataclass(frozen=True)
 class DriverOptions:
-    """`arrivals_s` None: all sessions are there at once. `concurrency` None: no limit on the
+    """`arrivals_s` None: all sessions are there at once; in it None: when what the session waits
+    for has happened. `concurrency` None: no limit on the
     sessions that run at a time. `settle_s`: pause before a midway stop's action, because engines
     write finished turns to the store in the background, and a flush would drop what is queued.
     `turn_timeout_s`: the client gives a turn up after that."""
 
     url: str
     gaps: Gaps = field(default_factory=Gaps)
-    arrivals_s: tuple[float, ...] | None = None
+    arrivals_s: tuple[float | None, ...] | None = None
     concurrency: int | None = None
     midway_turns: tuple[int, ...] = ()
     settle_s: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ async def run_replay(
         "arrivals_s": None if options.arrivals_s is None else list(options.arrivals_s),
         "concurrency": options.concurrency,
         "gap_factor": options.gaps.factor,
+        "max_gap_s": options.gaps.most_s if math.isfinite(options.gaps.most_s) else None,
         "midway_turns": list(options.midway_turns),
         "vocab_size": space.vocab_size,
         "avoided_ids": len(space.avoid),

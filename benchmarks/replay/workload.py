@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.replay.mooncake import MooncakeOptions
 from benchmarks.replay.scale import Filters, Sized, scale, select
+from benchmarks.replay.schedule import plan
 from benchmarks.replay.sources import open_generator, open_trace
 from benchmarks.replay.texts import Texts
 from benchmarks.replay.trace import Session, Turn
@@ -67,6 +68,7 @@ class Workload:
                 "max_context": filters.max_context,
             },
             "sessions": len(self.sessions),
+            "waiting_sessions": len(self.sessions) - len(plan(self.sessions).roots),
             "turns": len(turns),
             "prompt_tokens": prompt,
             "append_tokens": sum(turn.append for turn in turns),

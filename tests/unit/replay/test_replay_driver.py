@@ -238,6 +238,67 @@ async def test_recorded_gaps_are_waited_for() -> None:
     assert second.started_s - first.started_s >= 0.05 + first.e2e_ms / 1e3
 
 
+def user(agent_turns: int = 2) -> list[Session]:
+    """A session whose third turn waited for two sub-agents that its second had started."""
+
+    def timed(sid: str, start_s: float, *begins: float) -> Session:
+        turns = [Turn(9 * i, 6, 3, 3, t_s=at, llm_s=1.0) for i, at in enumerate(begins)]
+        return Session("tiny", sid, tuple(turns), parent="user", start_s=start_s)
+
+    agents = [timed(sid, 4, *(2.0 * i for i in range(agent_turns))) for sid in ("a1", "a2")]
+    return [*agents, timed("main", 0, 0, 2, 30, 32), timed("next", 60, 0)]
+
+
+def order(stub: StubRouter) -> list[str]:
+    """Each turn as session and number, in the order in which they came."""
+    names = {sid: data["trace_session"] for sid, data in stub.metadata.items()}
+    return [f"{names[entry[1]]}.{entry[2]}" for entry in stub.log if entry[0] == "turn"]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"concurrency": 1}, {"midway_turns": (1, 2, 3)}, {"arrivals_s": (None,) * 4}]
+)
+async def test_sub_agents_overlap_as_recorded(options: dict[str, Any]) -> None:
+    """They start after the turn before them, side by side, and the turn after waits for both."""
+    stub = StubRouter()
+    seen = await drive(stub, user(), **options)
+    assert all(session.error is None for session in seen.sessions)
+    came = order(stub)
+    assert came[:2] == ["main.0", "main.1"]
+    assert sorted(came[2:6]) == ["a1.0", "a1.1", "a2.0", "a2.1"]
+    assert came[6:] == ["main.2", "main.3", "next.0"]
+    together = 1 if options.get("concurrency") else 2
+    assert stub.most_running == together
+    assert {data["trace_parent"] for data in stub.metadata.values()} == {"user"}
+
+
+async def test_a_failed_sub_agent_is_waited_for_no_longer() -> None:
+    stub = StubRouter()
+    stub.faults, stub.fault_session = {0: "status"}, "a1"
+    seen = await drive(stub, user())
+    errors = [session.session for session in seen.sessions if session.error]
+    assert errors == ["a1"]
+    assert order(stub)[-3:] == ["main.2", "main.3", "next.0"]
+
+
+async def test_recorded_pauses_of_sub_agents() -> None:
+    seen = await drive(StubRouter(), user(1), gaps=Gaps(0.02))
+    started = {(turn.session, turn.turn): turn for turn in seen.turns}
+    took = started["main", 1].e2e_ms or 0.0
+    after = started["main", 1].started_s + took / 1e3
+    assert started["a1", 0].started_s - after >= 0.02 * 1.0
+    assert started["main", 2].gap_s == pytest.approx(0.02 * 25.0)
+    assert started["next", 0].started_s - started["main", 3].started_s >= 0.02 * 27.0
+
+
+async def test_a_turn_with_a_time_only_is_sent_at_that_time() -> None:
+    turns = (Turn(0, 6, 3, 3, t_s=0.0), Turn(9, 6, 3, 3, t_s=10.0))
+    seen = await drive(StubRouter(), [Session("tiny", "a", turns)], gaps=Gaps(0.02))
+    first, second = seen.turns
+    assert second.started_s - first.started_s >= 0.199
+    assert second.gap_s < 0.2
+
+
 async def test_cancelling_the_replay_ends_its_requests() -> None:
     stub = StubRouter()
     stub.faults = {0: "hang"}

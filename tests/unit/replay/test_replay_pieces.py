@@ -15,8 +15,8 @@ from benchmarks.replay.midway import Barriers
 from benchmarks.replay.plan import (
     DriverOptions,
     Gaps,
-    parse_gaps,
     parse_goodput,
+    parse_times,
     poisson_arrivals,
 )
 from benchmarks.replay.progress import Progress
@@ -59,15 +59,17 @@ def test_bad_rates(rate: float) -> None:
         poisson_arrivals(1, rate, 0)
 
 
-def test_gaps() -> None:
-    assert parse_gaps("zero").before(3, 9.0) == 0.0
-    assert parse_gaps("recorded").before(3, 9.0) == 9.0
-    assert parse_gaps("0.5").before(3, 9.0) == 4.5
-    assert parse_gaps("recorded").before(0, 9.0) == 0.0
-    assert parse_gaps("recorded").before(3, None) == 0.0
+def test_times_and_pauses() -> None:
+    assert [parse_times(text, "gaps") for text in ("zero", "recorded", "0.5")] == [0, 1, 0.5]
     for bad in ("sometimes", "-1", "nan", "inf"):
         with pytest.raises(ConfigError, match="gaps must be"):
-            parse_gaps(bad)
+            parse_times(bad, "gaps")
+    assert Gaps(0.5).scaled(9.0) == 4.5
+    assert Gaps(1.0).scaled(None) == 0.0
+    assert Gaps(1.0, most_s=2.0).scaled(9.0) == 2.0
+    for worst in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="max-gap"):
+            Gaps(1.0, worst)
 
 
 def test_goodput_limits() -> None:
@@ -120,6 +122,46 @@ async def test_barrier_runs_once_after_all_and_before_any_goes_on() -> None:
     assert not barriers.stops_after(1)
     await asyncio.gather(session(0), session(1), barriers.leave(2))
     assert log == ["arrives", "arrives", "action 2", "goes on", "goes on"]
+
+
+async def test_a_barrier_does_not_wait_for_who_waits_for_another() -> None:
+    """And it stops nobody who comes later."""
+    log: list[str] = []
+
+    async def action(turn: int) -> None:
+        log.append("action")
+
+    barriers = Barriers(2, (2,), action)
+    over = asyncio.Event()
+
+    async def first() -> None:
+        await barriers.wait(0, 2)
+        over.set()
+        await barriers.leave(0)
+
+    async def second() -> None:
+        async with barriers.excused(1, lambda: not over.is_set()):
+            await over.wait()
+        await barriers.wait(1, 2)
+        log.append("goes on")
+
+    await asyncio.wait_for(asyncio.gather(first(), second()), 5)
+    assert log == ["action", "goes on"]
+
+
+async def test_a_barrier_waits_for_who_waits_no_longer() -> None:
+    """Its turn has come, although it has not noticed so far."""
+    acted = []
+
+    async def action(turn: int) -> None:
+        acted.append(turn)
+
+    barriers = Barriers(2, (1,), action)
+    async with barriers.excused(1, lambda: False):
+        await barriers.leave(0)
+        assert acted == []
+    await barriers.leave(1)
+    assert acted == [1]
 
 
 def test_progress_off_a_terminal_is_plain_lines() -> None:
