@@ -122,6 +122,7 @@ def _driver_options(args: argparse.Namespace, workload: Workload) -> DriverOptio
         midway_turns=tuple(args.flush_after_turn),
         settle_s=args.settle,
         turn_timeout_s=args.turn_timeout,
+        rate_per_s=args.rate,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +27,7 @@ from benchmarks.replay.records import (
     Failure,
     Observed,
     SessionRecord,
+    TokenTimes,
     TurnRecord,
     TurnTokens,
 )
@@ -73,6 +75,7 @@ class _Log:
     history: list[int] = field(default_factory=list)
     turns: list[TurnRecord] = field(default_factory=list)
     tokens: list[TurnTokens] = field(default_factory=list)
+    times: list[TokenTimes] = field(default_factory=list)
     record: SessionRecord | None = None
 
 
@@ -106,6 +109,7 @@ class _Run:
             if log is not None and log.record is not None:
                 self._seen.turns += log.turns
                 self._seen.tokens += log.tokens
+                self._seen.times += log.times
                 self._seen.sessions.append(log.record)
         return self._seen
 
@@ -223,6 +227,8 @@ class _Run:
         log.tokens.append(
             TurnTokens(log.name, number, turn.keep, append, output, len(prompt), digest)
         )
+        counted = streamed.times[: turn.out]
+        log.times.append(TokenTimes(array("d", (at - self._start for at in counted))))
         log.history = prompt + output
         self._progress.turn_ended(log.turns[-1].ttft_ms)
 

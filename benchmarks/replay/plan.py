@@ -112,11 +112,14 @@ def rate_arrivals(schedule: Schedule, rate_per_s: float, seed: int) -> list[floa
 
 @dataclass(frozen=True)
 class DriverOptions:
-    """`arrivals_s` None: all sessions are there at once; in it None: when what the session waits
-    for has happened. `concurrency` None: no limit on the
-    sessions that run at a time. `settle_s`: pause before a midway stop's action, because engines
-    write finished turns to the store in the background, and a flush would drop what is queued.
-    `turn_timeout_s`: the client gives a turn up after that."""
+    """How to drive sessions.
+
+    arrivals_s: None: all sessions are there at once; in it None: a session that arrives when what
+    it waits for has happened. rate_per_s: the rate that they were drawn for, if any.
+    concurrency: most sessions that run at a time (None: no limit). settle_s: pause before a midway
+    stop's action, because engines write finished turns to the store in the background, and a flush
+    would drop what is queued. turn_timeout_s: the client gives a turn up after that.
+    """
 
     url: str
     gaps: Gaps = field(default_factory=Gaps)
@@ -125,6 +128,7 @@ class DriverOptions:
     midway_turns: tuple[int, ...] = ()
     settle_s: float = 0.0
     turn_timeout_s: float = 600.0
+    rate_per_s: float | None = None
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):

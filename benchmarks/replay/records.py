@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +69,13 @@ class TurnTokens:
 
 
 @dataclass(frozen=True)
+class TokenTimes:
+    """When each token of one finished turn came, in seconds since the start of the replay."""
+
+    token_s: array[float]
+
+
+@dataclass(frozen=True)
 class SessionRecord:
     """One trajectory. jct_s: from its arrival to the end of its last turn (None: it failed)."""
 
@@ -83,10 +91,12 @@ class SessionRecord:
 
 @dataclass
 class Observed:
-    """Everything of one run; filled by the driver only."""
+    """Everything of one run; filled by the driver only. `tokens` and `times` are those of the
+    finished turns, in one order."""
 
     turns: list[TurnRecord] = field(default_factory=list)
     tokens: list[TurnTokens] = field(default_factory=list)
+    times: list[TokenTimes] = field(default_factory=list)
     sessions: list[SessionRecord] = field(default_factory=list)
     midway: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

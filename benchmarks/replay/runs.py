@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.replay import export_aiperf, export_sglang
 from benchmarks.replay.compare import apply, compare
 from benchmarks.replay.driver import replay
 from benchmarks.replay.html_report import write_html
 from benchmarks.replay.plan import DriverOptions, Goodput, Midway
 from benchmarks.replay.progress import Progress
-from benchmarks.replay.records import TurnTokens
+from benchmarks.replay.records import Observed
 from benchmarks.replay.results import (
     build,
     read_result,
@@ -35,7 +36,8 @@ async def run_replay(
     midway: Midway | None = None,
     command: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Replays, writes report.json, report.html and tokens.jsonl into `out`, returns the result.
+    """Replays and returns the result; writes it into `out` as report.json and report.html, in the
+    forms of `bench_serving` and AIPerf, and the token ids as tokens.jsonl.
 
     Raises ConfigError when `out` cannot be a folder, before anything is sent, and MidwayFailed
     when the action at a midway stop fails; failed turns do not raise.
@@ -48,6 +50,7 @@ async def run_replay(
         "url": options.url,
         "mode": "offline" if options.arrivals_s is None else "open-loop",
         "arrivals_s": None if options.arrivals_s is None else list(options.arrivals_s),
+        "rate_per_s": options.rate_per_s,
         "concurrency": options.concurrency,
         "gap_factor": options.gaps.factor,
         "max_gap_s": options.gaps.most_s if math.isfinite(options.gaps.most_s) else None,
@@ -57,7 +60,7 @@ async def run_replay(
     }
     shown = command or sys.argv
     result = build(seen, workload.describe(), driving, goodput, shown)
-    _save(out, result, seen.tokens)
+    _save(out, result, seen)
     return result
 
 
@@ -68,10 +71,12 @@ def _make_folder(out: Path) -> None:
         raise ConfigError(f"{out} cannot be made: {error.strerror}", field="out") from error
 
 
-def _save(out: Path, result: dict[str, Any], tokens: Sequence[TurnTokens]) -> None:
-    write_tokens(out, tokens)
+def _save(out: Path, result: dict[str, Any], seen: Observed) -> None:
+    write_tokens(out, seen.tokens)
     write_result(out, result)
     write_html(out, result)
+    export_sglang.write(out, result, seen.times)
+    export_aiperf.write(out, result, seen.times)
 
 
 async def run_compare(run: Path, reference_url: str, concurrency: int = 4) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
@@ -12,6 +13,23 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     low = math.floor(rank)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
+
+
+@dataclass(frozen=True)
+class Moments:
+    mean: float
+    median: float
+    std: float
+    percentiles: dict[int, float]
+
+
+def moments(values: Iterable[float], percents: Iterable[int]) -> Moments:
+    """Of at least one value; `std` is that of the population."""
+    ordered = sorted(values)
+    mean = math.fsum(ordered) / len(ordered)
+    variance = math.fsum((value - mean) ** 2 for value in ordered) / len(ordered)
+    found = {percent: percentile(ordered, percent) for percent in percents}
+    return Moments(mean, percentile(ordered, 50), math.sqrt(variance), found)
 
 
 def summary(values: Iterable[float | None]) -> dict[str, float | int | None]:
