@@ -167,8 +167,9 @@ class Events:
         """Raises what an `error` event says."""
         *blocks, self._rest = (self._rest + data).split(b"\n\n")
         for block in blocks:
-            lines = dict(line.split(b": ", 1) for line in block.split(b"\n"))
-            yield self._event(lines[b"event"], json.loads(lines[b"data"]))
+            lines = dict(line.split(b": ", 1) for line in block.split(b"\n") if line)
+            if lines:  # else a heartbeat
+                yield self._event(lines[b"event"], json.loads(lines[b"data"]))
 
     def end(self) -> None:
         """The connection has ended. Raises RouterFailure if the turn had not."""

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from agent_runtime.config import RouterConfig
+from agent_runtime.dispatch.counts import TurnCounts
 from agent_runtime.dispatch.engine_client import EngineClient, new_http
 from agent_runtime.dispatch.engines import Engines
 from agent_runtime.dispatch.fleet import fleet_of
@@ -16,6 +17,7 @@ from agent_runtime.dispatch.health import HealthChecks
 from agent_runtime.dispatch.limits import Limits, model_facts
 from agent_runtime.dispatch.loop import PlacementLoop
 from agent_runtime.dispatch.pipeline import Pipeline
+from agent_runtime.dispatch.text import Detokenizer
 from agent_runtime.planning.planner import Planner
 from agent_runtime.planning.store_admin import StoreAdmin
 from agent_runtime.scheduling.policies import POLICIES
@@ -41,6 +43,7 @@ class Router:
         self.rng = rng or random.SystemRandom()
         self._clock = clock or SystemClock()
         self._facts = model_facts(config.model_path)
+        self._detokenizer = Detokenizer.of(config.model_path)
         self._fleet = fleet_of(config.engines)
         policy = POLICIES[config.policy]
         self.loop = PlacementLoop(self._fleet, config, policy, clock=self._clock, rng=self.rng)
@@ -50,6 +53,7 @@ class Router:
             max_loaded=config.loaded_sessions if config.database else config.max_sessions,
             wall_time=time.time,
         )
+        self.counts = TurnCounts()
         self.renderer = renderer or RendererClient(config.renderer_socket)
         self._http: aiohttp.ClientSession | None = None
         self.engines: Engines
@@ -80,6 +84,8 @@ class Router:
             self.engines,
             limits,
             planner,
+            self._detokenizer,
+            self.counts,
             clock=self._clock,
             default_deadline_s=self.config.turn_deadline_s,
         )

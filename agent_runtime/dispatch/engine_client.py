@@ -19,21 +19,22 @@ from dualpath_sglang.contract.ids import RequestId
 
 ABORT_TIMEOUT_S = 5.0
 INFO_TIMEOUT_S = 5.0
+REACH_TIMEOUT_S = 1.0
 FLUSH_IDLE_S = 20.0
 """How long an engine may take to become idle before it refuses to flush."""
 
 
 class EngineUnreachable(EngineFailure):
-    """No connection, or it broke: the engine is marked unhealthy at once."""
+    """No connection, or it broke. A broken one may be this request's own fault."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """New tokens of one event. `finish_reason` is null but in the last one."""
+    """New tokens of one event. `finish_reason`, SGLang's, is null but in the last one."""
 
     token_ids: list[int]
     text: str
-    finish_reason: str | None
+    finish_reason: dict[str, Any] | None
     meta: dict[str, Any]
 
 
@@ -91,6 +92,16 @@ class EngineClient:
         if status != 200:
             raise EngineFailure(f"{self._name}: /health says {status}")
 
+    async def is_gone(self) -> bool:
+        """Nobody listens any more. An engine that is slow to answer is there."""
+        try:
+            await self.health(REACH_TIMEOUT_S)
+        except EngineUnreachable:
+            return True
+        except EngineFailure:
+            return False
+        return False
+
     async def server_info(self) -> Mapping[str, Any]:
         """What the engine was started with and says of itself. Raises EngineFailure.
 
@@ -143,14 +154,14 @@ class EngineClient:
                 raise self._failed(str(error.get("message")), error.get("code"))
             meta = out["meta_info"]
             reason = meta["finish_reason"]
-            if reason is not None and reason["type"] == "abort":
+            if reason is not None and str(reason["type"]) == "abort":
                 raise self._failed(str(reason.get("message")), reason.get("status_code"))
             token_ids, text = seen.new(out)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineFailure(
                 f"{self._name}: an event it sent makes no sense: {error}"
             ) from error
-        return Chunk(token_ids, text, None if reason is None else str(reason["type"]), meta)
+        return Chunk(token_ids, text, reason, meta)
 
     def _refused(self, status: int, body: bytes) -> Exception:
         message = body.decode(errors="replace")[:500]

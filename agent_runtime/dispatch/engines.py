@@ -19,9 +19,10 @@ from typing import Any
 
 from agent_runtime.dispatch.bodies import generate_body, pairing_with
 from agent_runtime.dispatch.engine_client import Chunk, EngineClient, EngineUnreachable
+from agent_runtime.dispatch.events import Tokens, TurnEvents
 from agent_runtime.dispatch.loop import PlacementLoop
-from agent_runtime.dispatch.turn import Job, Progress, Sink
-from agent_runtime.dispatch.usage import usage_of
+from agent_runtime.dispatch.turn import Job, Progress
+from agent_runtime.dispatch.usage import usage_of, with_input_logprobs
 from agent_runtime.scheduling.placement import Placed
 from dualpath_sglang.contract.clock import Clock
 from dualpath_sglang.contract.errors import EngineFailure
@@ -48,24 +49,30 @@ class Engines:
         self._live: defaultdict[EngineId, set[asyncio.Timeout]] = defaultdict(set)
         self._dropped: dict[EngineId, str] = {}
 
-    async def run(self, placed: Placed, job: Job, progress: Progress, sink: Sink) -> None:
-        """Fills `progress` until the turn is done. Raises EngineFailure, BadRequest."""
+    async def run(self, placed: Placed, job: Job, progress: Progress, events: TurnEvents) -> Meta:
+        """Fills `progress` until the turn is done; returns the decode engine's last `meta_info`.
+
+        Raises EngineFailure, BadRequest.
+        """
         prefill = self.clients[placed.prefill]
         if placed.prefill == placed.decode:
             body = generate_body(job, None)
-            halves = {placed.decode: self._decode(prefill, body, progress, sink)}
+            halves = {placed.decode: self._decode(prefill, body, progress, events)}
         else:
             body = generate_body(job, pairing_with(prefill.endpoint, self._rng))
             decode = self.clients[placed.decode]
             halves = {
                 placed.prefill: self._prefill(prefill, body),
-                placed.decode: self._decode(decode, body, progress, sink),
+                placed.decode: self._decode(decode, body, progress, events),
             }
         metas = await self._both(job.id, halves)
         progress.ended_at = self._clock.now()
         progress.usage = usage_of(
             metas[placed.prefill], metas[placed.decode], len(job.prompt), len(progress.output)
         )
+        if placed.prefill != placed.decode:
+            return with_input_logprobs(metas[placed.decode], metas[placed.prefill])
+        return metas[placed.decode]
 
     def drop(self, name: EngineId, reason: str) -> None:
         """End all turns on an engine that stands still: its connections would stay open."""
@@ -113,37 +120,44 @@ class Engines:
                 async for chunk in chunks:
                     meta = _latest(meta, chunk.meta)
         except EngineUnreachable as error:
-            self._gone(client, error)
+            await self._lost(client, error)
             raise
         return meta
 
     async def _decode(
-        self, client: EngineClient, body: bytes, progress: Progress, sink: Sink
+        self, client: EngineClient, body: bytes, progress: Progress, events: TurnEvents
     ) -> Meta:
         meta: Meta = {}
         try:
             async with aclosing(client.generate(body)) as chunks:
                 async for chunk in chunks:
-                    await self._take(chunk, progress, sink)
+                    await self._take(chunk, progress, events)
                     meta = _latest(meta, chunk.meta)
+                    if progress.finish is not None and chunk.finish_reason is None:
+                        self._abort(EngineId(client.endpoint.name), progress.id)
+                        break
         except EngineUnreachable as error:
-            self._gone(client, error)
+            await self._lost(client, error)
             raise
         return meta
 
-    async def _take(self, chunk: Chunk, progress: Progress, sink: Sink) -> None:
+    async def _take(self, chunk: Chunk, progress: Progress, events: TurnEvents) -> None:
         if chunk.token_ids and progress.first_token_at is None:
             progress.first_token_at = self._clock.now()
             if progress.placed is not None:
                 self._loop.loaded(progress.placed.id)
-        if chunk.token_ids or chunk.text:
-            await sink.tokens(chunk.token_ids, chunk.text)
-            progress.output.extend(chunk.token_ids)
-            progress.texts.append(chunk.text)
-        progress.finish_reason = chunk.finish_reason or progress.finish_reason
+        assert progress.reading is not None
+        token_ids, text = progress.reading.take(chunk)
+        if token_ids or text:
+            await events.put(Tokens(token_ids, text, chunk.meta))
+            progress.output.extend(token_ids)
+            progress.texts.append(text)
+        progress.finish = progress.reading.finish
 
-    def _gone(self, client: EngineClient, error: EngineUnreachable) -> None:
-        self._loop.report_health(EngineId(client.endpoint.name), False, error.message)
+    async def _lost(self, client: EngineClient, error: EngineUnreachable) -> None:
+        """An engine that broke one connection and still listens does not leave the fleet for it."""
+        if await client.is_gone():
+            self._loop.report_health(EngineId(client.endpoint.name), False, error.message)
 
     def _abort(self, name: EngineId, request_id: RequestId) -> None:
         task = asyncio.create_task(self.clients[name].abort(request_id))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_runtime.dispatch.sampling import Checked, checked
 from agent_runtime.trajectory.model import TurnRequest
 from dualpath_sglang.contract.errors import BadRequest, ConfigError, ContextOverflow
 
@@ -48,8 +49,15 @@ class Limits:
     context_length: Callable[[], int | None]
     default_max_new_tokens: int
 
-    def max_new_tokens(self, prompt: array[int], appended: array[int], request: TurnRequest) -> int:
-        """The output limit of this turn. Raises BadRequest, ContextOverflow."""
+    def sampling(self, request: TurnRequest) -> Checked:
+        """What the turn asks of sampling, checked. Raises BadRequest naming the field."""
+        given = request.sampling
+        if request.max_new_tokens is not None:
+            given = {**given, "max_new_tokens": request.max_new_tokens}
+        return checked(given, self.vocab_size, prefix=request.sampling_prefix)
+
+    def max_new_tokens(self, prompt: array[int], appended: array[int], asked: int | None) -> int:
+        """The output limit of a turn that asks for `asked`. Raises BadRequest, ContextOverflow."""
         if not prompt:
             raise BadRequest(
                 "the history is empty and so is what the turn appends: append at least one token"
@@ -57,9 +65,9 @@ class Limits:
         self._check_vocabulary(appended)
         context = self.context_length()
         if context is None:
-            return request.max_new_tokens or self.default_max_new_tokens
+            return asked or self.default_max_new_tokens
         room = context - len(prompt)
-        wanted = request.max_new_tokens or max(1, min(self.default_max_new_tokens, room))
+        wanted = asked or max(1, min(self.default_max_new_tokens, room))
         if wanted > room:
             history = len(prompt) - len(appended)
             raise ContextOverflow(

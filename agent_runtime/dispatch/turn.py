@@ -5,8 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from agent_runtime.dispatch.output import Finish, Output
 from agent_runtime.scheduling.placement import Placed
 from agent_runtime.trajectory.model import Timing, Usage
 from agent_runtime.trajectory.tokens import pack
@@ -15,8 +16,8 @@ from dualpath_sglang.contract.ids import RequestId
 
 @dataclass(frozen=True)
 class Job:
-    """`prompt`: the whole history and what is appended. `sampling`: SGLang's names. `kv_hints`:
-    the plan for its cached prefix, as both engines get it."""
+    """`prompt`: the whole history and what is appended. `sampling`: checked, as engines get it.
+    `kv_hints`: the plan for its cached prefix, as both engines get it."""
 
     id: RequestId
     prompt: array[int]
@@ -24,29 +25,24 @@ class Job:
     kv_hints: Mapping[str, Any] | None = None
 
 
-class Sink(Protocol):
-    """Where a turn's tokens go as they arrive. Slow sinks slow the engine's stream down."""
-
-    async def started(self, placed: Placed, turn: int, prompt_tokens: int) -> None: ...
-
-    async def tokens(self, token_ids: list[int], text: str) -> None: ...
-
-
 @dataclass
 class Progress:
     """Filled in while the turn runs; still readable when it fails. Times: the router's clock.
 
-    `output` and `text` hold only what the sink has taken: a client has seen no more.
+    `output` and `text` hold only what the reader's channel has taken: a client has seen no more.
+    `reading` makes them out of what the decode engine sends.
     """
 
+    id: RequestId
     arrived: float
+    reading: Output | None = None
     placed: Placed | None = None
     placed_at: float | None = None
     first_token_at: float | None = None
     ended_at: float | None = None
     output: array[int] = field(default_factory=pack)
     texts: list[str] = field(default_factory=list)
-    finish_reason: str = ""
+    finish: Finish | None = None
     usage: Usage | None = None
 
     @property

@@ -9,6 +9,7 @@ from agent_runtime.trajectory.model import Tiers, Usage
 from dualpath_sglang.contract.report import TurnReport, from_meta
 
 Meta = Mapping[str, Any]
+_INPUT_LOGPROBS = ("input_token_logprobs", "input_top_logprobs", "input_token_ids_logprobs")
 
 
 def usage_of(prefill: Meta, decode: Meta, prompt_tokens: int, completion_tokens: int) -> Usage:
@@ -28,6 +29,12 @@ def usage_of(prefill: Meta, decode: Meta, prompt_tokens: int, completion_tokens:
         decode=None if on_decode is None else _tiers(on_decode),
         load={role: _load(report) for role, report in reports.items() if report is not None},
     )
+
+
+def with_input_logprobs(decode: Meta, prefill: Meta) -> dict[str, Any]:
+    """The decode engine's meta with the log-probabilities of the prompt, which only P computes."""
+    extra = {name: prefill[name] for name in _INPUT_LOGPROBS if name in prefill}
+    return {**decode, **extra}
 
 
 def _tiers(report: TurnReport) -> Tiers:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
-from agent_runtime.http.metrics import CONTENT_TYPE, TurnCounts, exposition
+from agent_runtime.http.metrics import CONTENT_TYPE, exposition
 from agent_runtime.router import Router
 from dualpath_sglang.contract.errors import EngineFailure
 
@@ -17,7 +17,7 @@ def _json(tree: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(tree), status_code=status, media_type="application/json")
 
 
-def admin_routes(router: Router, counts: TurnCounts) -> APIRouter:
+def admin_routes(router: Router) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/health")
@@ -33,7 +33,7 @@ def admin_routes(router: Router, counts: TurnCounts) -> APIRouter:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        return Response(exposition(router, counts), media_type=CONTENT_TYPE)
+        return Response(exposition(router), media_type=CONTENT_TYPE)
 
     @routes.get("/v1/models")
     async def models() -> Response:

@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from agent_runtime.http import failures
 from agent_runtime.http.admin import admin_routes
 from agent_runtime.http.body import RequestIds
-from agent_runtime.http.metrics import TurnCounts
 from agent_runtime.http.sessions import session_routes
 from agent_runtime.router import Router
 
@@ -29,7 +28,6 @@ def build_app(router: Router) -> FastAPI:
     app = FastAPI(title="dualpath-sglang", version="1", lifespan=lifespan)
     app.add_middleware(RequestIds)
     failures.install(app)
-    counts = TurnCounts()
-    app.include_router(session_routes(router, counts))
-    app.include_router(admin_routes(router, counts))
+    app.include_router(session_routes(router))
+    app.include_router(admin_routes(router))
     return app

@@ -11,13 +11,12 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from agent_runtime.http import delivery
 from agent_runtime.http.body import REQUEST_ID
 from dualpath_sglang.contract.errors import DualPathError, Internal, Saturated
 
 log = logging.getLogger("dualpath.http")
 
-CLIENT_LEFT = 499
-"""Nobody is there to read it; what other servers write into their logs then."""
 _KINDS = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -70,7 +69,7 @@ def install(app: FastAPI) -> None:
         )
 
     async def left(request: Request, error: Exception) -> Response:
-        return Response(status_code=CLIENT_LEFT)
+        return Response(status_code=delivery.CLIENT_LEFT)
 
     app.add_exception_handler(DualPathError, ours)
     app.add_exception_handler(ClientDisconnect, left)

@@ -5,59 +5,17 @@ Written out by hand: a dozen numbers need no client library, and nothing here is
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
+from agent_runtime.dispatch.counts import Labels
 from agent_runtime.router import Router
-from agent_runtime.trajectory.model import Tiers, TurnRecord
-from dualpath_sglang.contract.errors import DualPathError
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-Labels = tuple[tuple[str, str], ...]
 
 
-class TurnCounts:
-    """Turns by how they ended, and the tokens of those that went well."""
-
-    def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
-        self.cached: Counter[Labels] = Counter()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Counts a failure under its kind; `done` counts the rest."""
-        try:
-            yield
-        except DualPathError as error:
-            self.outcomes[error.kind] += 1
-            raise
-        except asyncio.CancelledError:
-            self.outcomes["cancelled"] += 1
-            raise
-        except Exception:
-            self.outcomes["internal_error"] += 1
-            raise
-
-    def done(self, record: TurnRecord, *, replayed: bool) -> None:
-        self.outcomes["replayed" if replayed else "done"] += 1
-        if replayed:
-            return
-        self.tokens["prompt"] += record.prompt_tokens
-        self.tokens["output"] += len(record.output)
-        self._count("prefill", record.usage.prefill)
-        if record.usage.decode is not None:
-            self._count("decode", record.usage.decode)
-
-    def _count(self, side: str, tiers: Tiers) -> None:
-        for tier in ("device", "host", "storage", "peer"):
-            self.cached[("side", side), ("tier", tier)] += getattr(tiers, tier)
-
-
-def exposition(router: Router, counts: TurnCounts) -> str:
+def exposition(router: Router) -> str:
     """All families, each with its help and type."""
+    counts = router.counts
     loop, engines = router.loop, router.loop.engines.items()
     labels = {name: (("engine", name), ("role", state.endpoint.role)) for name, state in engines}
     families = [

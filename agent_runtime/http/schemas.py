@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+import msgspec
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from agent_runtime.dispatch.sampling import INT32
+from agent_runtime.dispatch.sampling import schema as sampling_schema
 from agent_runtime.trajectory.model import (
     MessagesInput,
     TextInput,
@@ -20,48 +23,26 @@ from agent_runtime.trajectory.tokens import pack
 from dualpath_sglang.contract.errors import BadRequest
 
 TokenId = Annotated[int, Field(ge=0, lt=2**32)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-B = TypeVar("B", bound=BaseModel)
 
 
 class _Strict(BaseModel):
+    """`free_form`: fields whose inside is the client's own."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
+    free_form: ClassVar[frozenset[str]] = frozenset()
 
 
 class CreateSession(_Strict):
+    free_form = frozenset({"metadata"})
+
     session_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")] | None = None
     metadata: dict[str, Any] = {}
 
 
-class Sampling(_Strict):
-    """SGLang's sampling parameters, those that make sense for one turn of a session."""
-
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    min_new_tokens: Annotated[int, Field(ge=0)] | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    stop: str | list[str] | None = None
-    stop_regex: str | list[str] | None = None
-    stop_token_ids: list[TokenId] | None = None
-    ignore_eos: bool | None = None
-    json_schema: str | None = None
-    regex: str | None = None
-    ebnf: str | None = None
-    structural_tag: str | None = None
-    skip_special_tokens: bool | None = None
-    spaces_between_special_tokens: bool | None = None
-    no_stop_trim: bool | None = None
-    logit_bias: dict[str, float] | None = None
-    sampling_seed: int | None = None
-
-
 class TurnBody(_Strict):
     """Exactly one of `token_ids`, `text` and `messages` says what is appended."""
+
+    free_form = frozenset({"messages", "tools", "template_kwargs"})
 
     token_ids: list[TokenId] | None = None
     text: str | None = None
@@ -70,26 +51,45 @@ class TurnBody(_Strict):
     template_kwargs: dict[str, Any] = {}
     keep: Annotated[int, Field(ge=0)] | None = None
     if_turn: Annotated[int, Field(ge=0)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    sampling: Sampling = Sampling()
+    max_new_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None
+    sampling: Annotated[dict[str, Any], WithJsonSchema(sampling_schema())] = {}
     stream: bool = False
     keep_partial: bool = False
     on_template_rewrite: Literal["error", "cut"] = "error"
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
 
 
+B = TypeVar("B", bound=_Strict)
+
+
 def parse(kind: type[B], raw: bytes) -> B:
     """A JSON body as `kind`. Raises BadRequest naming the first wrong field and the fix."""
     try:
-        data = orjson.loads(raw or b"{}")
-    except orjson.JSONDecodeError as error:
+        data = msgspec.json.decode(raw or b"{}")  # keeps long integers, which orjson rounds
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise BadRequest("the body must be a JSON object")
+    for name in kind.free_form & data.keys():
+        _check_integers(data[name], name)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
         raise _first_problem(kind, error) from error
+
+
+def _check_integers(value: Any, field: str) -> None:
+    """Nothing that stores or sends JSON here holds more than 64 bits."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_integers(inner, f"{field}.{name}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_integers(inner, f"{field}[{index}]")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise BadRequest(
+            f"{field} is an integer of more than 64 bits: send it as text", field=field
+        )
 
 
 def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
@@ -103,27 +103,20 @@ def schema_of(kind: type[BaseModel]) -> dict[str, Any]:
 
 def turn_request(body: TurnBody, idempotency_key: str | None) -> TurnRequest:
     """Raises BadRequest for fields that are each right but do not fit together."""
-    sampling = body.sampling.model_dump(exclude_none=True)
-    limit = sampling.pop("max_new_tokens", None)
+    limit = body.sampling.get("max_new_tokens")
     if None not in (limit, body.max_new_tokens) and limit != body.max_new_tokens:
         raise BadRequest(
             f"max_new_tokens is {body.max_new_tokens} and sampling.max_new_tokens {limit}: "
             "give one of them",
             field="max_new_tokens",
         )
-    limit = body.max_new_tokens or limit
-    least = sampling.get("min_new_tokens", 0)
-    if limit is not None and least > limit:
-        raise BadRequest(
-            f"sampling.min_new_tokens is {least}, above max_new_tokens {limit}",
-            field="sampling.min_new_tokens",
-        )
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         raise BadRequest("give 1 to 255 characters", field="Idempotency-Key")
     return TurnRequest(
         input=_input(body),
-        max_new_tokens=limit,
-        sampling=sampling,
+        max_new_tokens=body.max_new_tokens,
+        sampling={name: value for name, value in body.sampling.items() if value is not None},
+        sampling_prefix="sampling.",
         keep=body.keep,
         if_turn=body.if_turn,
         keep_partial=body.keep_partial,
@@ -163,8 +156,7 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> BadRequest:
     problem = error.errors(include_url=False, include_context=False)[0]
     field = _path(problem["loc"])
     if problem["type"] == "extra_forbidden":
-        section: Any = Sampling if field.startswith("sampling.") else kind
-        known = list(section.model_fields)
+        known = list(kind.model_fields)
         near = difflib.get_close_matches(field.split(".")[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         return BadRequest(f"unknown field {field!r}: {hint}", field=field)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 
 from agent_runtime.dispatch.bodies import new_request_id
-from agent_runtime.dispatch.pipeline import Finished
-from agent_runtime.dispatch.turn import Sink
 from agent_runtime.http import turns, views
 from agent_runtime.http.body import limited_body
-from agent_runtime.http.metrics import TurnCounts
 from agent_runtime.http.schemas import CreateSession, TurnBody, parse, schema_of, turn_request
+from agent_runtime.http.turns import Told
 from agent_runtime.router import Router
-from dualpath_sglang.contract.errors import BadRequest, DualPathError
+from dualpath_sglang.contract.errors import BadRequest
 from dualpath_sglang.contract.ids import SessionId
-
-log = logging.getLogger("dualpath.turns")
 
 INCLUDES = ("token_ids",)
 
@@ -33,7 +28,7 @@ def _json(tree: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(tree), status_code=status, media_type="application/json")
 
 
-def session_routes(router: Router, counts: TurnCounts) -> APIRouter:
+def session_routes(router: Router) -> APIRouter:
     routes = APIRouter()
     limit = router.config.max_body_bytes
 
@@ -64,21 +59,7 @@ def session_routes(router: Router, counts: TurnCounts) -> APIRouter:
         wanted = turn_request(body, request.headers.get("idempotency-key"))
         session = await router.sessions.get(SessionId(session_id))
         turn_id = new_request_id(router.rng)
-        # The one place where the id that a client knows meets the one in the engines' logs.
-        names = (request.state.request_id, session_id, turn_id)
-
-        async def run(sink: Sink) -> Finished:
-            try:
-                with counts.turn():
-                    done = await router.pipeline.run(turn_id, session, wanted, sink)
-            except DualPathError as error:
-                log.info("%s %s %s: %s: %s", *names, error.kind, error.message)
-                raise
-            counts.done(done.record, replayed=done.replayed)
-            log.info("%s %s %s: %s", *names, views.summary(done.record))
-            return done
-
-        deliver = turns.stream if body.stream else turns.answer
-        return await deliver(request, session, run)
+        told = Told(session, router.pipeline.start(turn_id, session, wanted), turn_id)
+        return await (turns.stream if body.stream else turns.answer)(request, told)
 
     return routes

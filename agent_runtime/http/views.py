@@ -32,6 +32,7 @@ def turn_tree(session: Session, record: TurnRecord, *, replayed: bool) -> dict[s
         "token_ids": record.output.tolist(),
         "text": record.text,
         "finish_reason": record.finish_reason,
+        "matched_stop": record.matched,
         "history_tokens": record.history_tokens,
         "replayed": replayed,
         "usage": {

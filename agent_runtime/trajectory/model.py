@@ -35,7 +35,8 @@ TurnInput = TokenInput | TextInput | MessagesInput
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """A checked request. `sampling` holds SGLang's names; `digest` identifies the body.
+    """What a client asks for. `sampling` holds SGLang's names as they were given, and stands below
+    `sampling_prefix` in the client's body; `digest` identifies the body.
 
     `keep`: tokens of the history that stay before appending (null: all of them).
     """
@@ -43,6 +44,7 @@ class TurnRequest:
     input: TurnInput
     max_new_tokens: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling_prefix: str = ""
     keep: int | None = None
     if_turn: int | None = None
     keep_partial: bool = False
@@ -129,7 +131,7 @@ class TurnRecord:
     """One finished turn: `history = history[:kept] + input + output`.
 
     `finish_reason` is SGLang's (stop, length), or `partial` for a turn that ended early and was
-    kept because of `keep_partial`.
+    kept because of `keep_partial`; `matched` is the token id, stop string or pattern that ended it.
     """
 
     turn: int
@@ -142,6 +144,7 @@ class TurnRecord:
     placement: PlacementRecord
     timing: Timing
     chat: ChatPart | None = None
+    matched: int | str | None = None
     idempotency_key: str | None = None
     digest: str = ""
 

@@ -161,6 +161,7 @@ def _to_row(session_id: SessionId, record: TurnRecord) -> tuple[Any, ...]:
     rest = {
         "text": record.text,
         "finish_reason": record.finish_reason,
+        "matched": record.matched,
         "usage": asdict(record.usage),
         "placement": asdict(record.placement),
         "timing": asdict(record.timing),
@@ -189,6 +190,7 @@ def _from_row(row: tuple[Any, ...]) -> TurnRecord:
         output=tokens[1],
         text=rest["text"],
         finish_reason=rest["finish_reason"],
+        matched=rest.get("matched"),
         usage=_usage(rest["usage"]),
         placement=PlacementRecord(**rest["placement"]),
         timing=Timing(**rest["timing"]),

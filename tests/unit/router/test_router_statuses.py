@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from router_world import World, failure, leaves, world
 
+from agent_runtime.dispatch.events import Done, TurnEvents
 from agent_runtime.http.failures import error_tree
 from dualpath_sglang.contract import errors
 from dualpath_sglang.contract.errors import DualPathError
@@ -37,7 +38,12 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def run(self, *_: object) -> None:
+    def start(self, *_: object) -> TurnEvents:
+        events = TurnEvents()
+        events.run(self._fail())
+        return events
+
+    async def _fail(self) -> Done:
         raise self._error
 
 
