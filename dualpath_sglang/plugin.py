@@ -18,6 +18,7 @@ from dualpath_sglang.cpu.shims import cpu_requested
 from dualpath_sglang.hooks import Hook
 from dualpath_sglang.report import REPORT_HOOKS
 from dualpath_sglang.store_guard import STORE_HOOKS
+from dualpath_sglang.transfer_rooms import ROOM_HOOKS
 
 log = logging.getLogger("dualpath")
 
@@ -43,8 +44,8 @@ def install() -> None:
 
 
 def hook_table(config: EngineConfig) -> tuple[Hook, ...]:
-    """Every hook of this process. CPU support and the store guard are part of every arm of a
-    comparison; the rest is what DualPath adds."""
+    """Every hook of this process. CPU support, the store guard and what keeps transfer threads
+    alive are part of every arm of a comparison; the rest is what DualPath adds."""
     table: tuple[Hook, ...] = ()
     if config.hooks == "off":
         return table
@@ -53,7 +54,7 @@ def hook_table(config: EngineConfig) -> tuple[Hook, ...]:
 
         table += CPU_HOOKS
     if table or config.reports:
-        table += (*STORE_HOOKS, VERIFY_HOOK)
+        table += (*STORE_HOOKS, *ROOM_HOOKS, VERIFY_HOOK)
     if config.reports:
         table += metrics.METRIC_HOOKS + REPORT_HOOKS
     if config.second_path:
