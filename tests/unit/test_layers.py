@@ -16,6 +16,7 @@ SGLANG_FILES = (
     "dualpath_sglang/hooks.py",
     "dualpath_sglang/launch.py",
     "dualpath_sglang/sglang_api.py",
+    "dualpath_sglang/transfer_rooms.py",
     "dualpath_sglang/cpu/",
     "dualpath_sglang/secondpath/adapter.py",
     "dualpath_sglang/secondpath/radix_cache.py",
