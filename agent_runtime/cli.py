@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from types import FrameType
 from agent_runtime.config import StackConfig
 from agent_runtime.doctor.cli import main as doctor
 from agent_runtime.settings import load
-from agent_runtime.settings_cli import add_flags, docs, parse, stack_config
+from agent_runtime.settings_cli import add_flags, docs, parse, schema, stack_config
 from agent_runtime.stack.progress import Progress
 from agent_runtime.stack.stack import RunningStack, Stack
 from agent_runtime.stack.validate import validate
@@ -26,6 +27,7 @@ commands:
   up            start a stack: store, engines, renderer and router, until Ctrl-C
   check-config  read a configuration file and say what is wrong with it
   config-docs   print every setting, its type, default and meaning
+  config-schema print the JSON schema of the configuration file
   make-model    write a small deterministic model for tests and the demo
   doctor        examine a running stack hop by hop: exit code 0, or 1 where one is broken
   replay        replay agent sessions against a running router, with a report
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "up": up,
         "check-config": check_config,
         "config-docs": config_docs,
+        "config-schema": config_schema,
         "make-model": make_model,
         "doctor": doctor,
         "replay": replay,
@@ -114,6 +117,16 @@ def config_docs(argv: list[str]) -> int:
     )
     parse(parser, argv)
     print(docs(), end="")
+    return 0
+
+
+def config_schema(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="dualpath config-schema",
+        description="Print the JSON schema of the configuration file, for editors.",
+    )
+    parse(parser, argv)
+    print(json.dumps(schema(), indent=1))
     return 0
 
 

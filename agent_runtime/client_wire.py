@@ -16,7 +16,7 @@ from agent_runtime.trajectory.model import PlacementRecord, Tiers, Timing, Usage
 from dualpath_sglang.contract import errors
 from dualpath_sglang.contract.errors import DualPathError, RouterFailure, Saturated
 
-TIMEOUT_S = RouterConfig.turn_deadline_s + 30
+TIMEOUT_S = RouterConfig().turn_deadline_s + 30
 """Silence after which a call is given up: longer than the router lets a turn take."""
 CONNECT_TIMEOUT_S = 10.0
 T = TypeVar("T")

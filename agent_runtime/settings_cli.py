@@ -1,19 +1,21 @@
-"""Flags and the settings table, generated from the configuration dataclasses."""
+"""Flags and the settings table, generated from the configuration."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+import msgspec
 import yaml
+from msgspec import Struct
 
 from agent_runtime.config import EngineGroup, Role, StackConfig
-from agent_runtime.settings import Setting, leaves, load, to_tree, type_name
+from agent_runtime.settings import Setting, leaves, load
 from dualpath_sglang.contract.engine_config import EngineConfig, variable
 from dualpath_sglang.contract.errors import ConfigError
+from dualpath_sglang.contract.kinds import in_words, parts
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +54,7 @@ def stack_config(arguments: argparse.Namespace, env: Mapping[str, str]) -> Stack
     return config
 
 
-def settings_table(cls: type[Any], spelled: Callable[[str], str] = str) -> str:
+def settings_table(cls: type[Struct], spelled: Callable[[str], str] = str) -> str:
     """A Markdown table of every setting below `cls`; `spelled` is how users write its path."""
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for setting in leaves(cls):
@@ -61,7 +63,7 @@ def settings_table(cls: type[Any], spelled: Callable[[str], str] = str) -> str:
         text = default.removesuffix("\n").removesuffix("\n...")
         note = setting.help.replace("|", "\\|")
         name = spelled(setting.path)
-        rows.append(f"| `{name}` | {type_name(setting.type)} | `{text}` | {note} |")
+        rows.append(f"| `{name}` | {in_words(setting.kind)} | `{text}` | {note} |")
     return "\n".join(rows) + "\n"
 
 
@@ -80,15 +82,21 @@ def docs() -> str:
     )
 
 
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the YAML file, for editors that complete and check."""
+    tree = msgspec.json.schema(StackConfig)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **tree}
+
+
 def _non_defaults(value: Any) -> Any:
-    """Dataclasses in a list, shown by what is special about them (always their first field)."""
+    """Structs in a list, shown by what is special about them (always their first field)."""
     if not isinstance(value, tuple):
-        return to_tree(value)
+        return value
     shown = []
     for item in value:
-        tree = to_tree(item)
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            usual = to_tree(type(item)())
+        tree = msgspec.to_builtins(item)
+        if isinstance(item, Struct):
+            usual = msgspec.to_builtins(type(item)())
             first = next(iter(tree))
             tree = {k: v for k, v in tree.items() if k == first or v != usual[k]}
         shown.append(tree)
@@ -97,7 +105,8 @@ def _non_defaults(value: Any) -> Any:
 
 def _add(group: argparse._ArgumentGroup, setting: Setting) -> None:
     help_text = setting.help.replace("%", "%%")
-    if setting.type is bool:
+    inner, _ = parts(setting.kind)
+    if inner is bool:
         group.add_argument(
             setting.flag,
             f"--no-{setting.flag[2:]}",
@@ -107,8 +116,8 @@ def _add(group: argparse._ArgumentGroup, setting: Setting) -> None:
             help=help_text,
         )
         return
-    shown = type_name(setting.type).replace("one of ", "").replace(", ", "|")
-    metavar = shown if "|" in shown else setting.path.rsplit(".", 1)[-1].upper()
+    choices = get_args(inner) if get_origin(inner) is Literal else ()
+    metavar = "|".join(choices) or setting.path.rsplit(".", 1)[-1].upper()
     group.add_argument(setting.flag, dest=setting.path, metavar=metavar, help=help_text)
 
 
@@ -137,7 +146,7 @@ def _with_count(config: StackConfig, role: Role, count: int) -> StackConfig:
         raise ConfigError(f"{message}; set their `count` there", field=flag)
     if not groups:
         added = (*config.engines, EngineGroup(role=role, count=count))
-        return dataclasses.replace(config, engines=added)
-    changed = dataclasses.replace(groups[0], count=count)
+        return msgspec.structs.replace(config, engines=added)
+    changed = msgspec.structs.replace(groups[0], count=count)
     engines = tuple(changed if g is groups[0] else g for g in config.engines)
-    return dataclasses.replace(config, engines=engines)
+    return msgspec.structs.replace(config, engines=engines)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
+
 from agent_runtime.config import DEFAULT_BOOTSTRAP_PORT, EngineEndpoint, ExitPolicy, StackConfig
 from agent_runtime.settings import dump_yaml
 from agent_runtime.stack import commands
@@ -218,7 +220,7 @@ def _router_yaml(
 ) -> str:
     router = config.router
     socket = str(socket_dir / "renderer.sock") if config.start_renderer else router.renderer_socket
-    filled = dataclasses.replace(
+    filled = msgspec.structs.replace(
         router,
         port=ports["router"],
         engines=tuple(endpoints),

@@ -12,9 +12,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from agent_runtime.config import EngineGroup, ExitPolicies, ModelConfig, StackConfig
 from agent_runtime.stack.stack import RunningStack, Stack
@@ -227,7 +229,7 @@ def duo(
         max_restarts=20,
         run_dir=str(run_dir),
     )
-    with Stack(replace(config, **changes)).start() as stack:
+    with Stack(msgspec.structs.replace(config, **changes)).start() as stack:
         yield Duo(stack, page)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from agent_runtime.config import (
     EngineGroup,
@@ -31,7 +32,7 @@ def pair_config(model: Path, run_dir: Path, **changes: Any) -> StackConfig:
         max_restarts=20,
         run_dir=str(run_dir),
     )
-    return dataclasses.replace(config, **changes)
+    return msgspec.structs.replace(config, **changes)
 
 
 @contextlib.contextmanager

@@ -60,12 +60,17 @@ def test_check_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == f"{file}: ok\n"
     file.write_text("modle: {path: /m}\n")
     message = fails(["check-config", str(file)], capsys)
-    assert f"unknown key 'modle' in {file}; did you mean 'model'?" in message
+    assert f"unknown key 'modle' in {file}:1; did you mean 'model'?" in message
 
 
 def test_config_docs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config-docs"]) == 0
-    assert "| `router.port` | whole number | `0` |" in capsys.readouterr().out
+    assert "| `router.port` | whole number (0 to 65535) | `0` |" in capsys.readouterr().out
+
+
+def test_config_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config-schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["$ref"] == "#/$defs/StackConfig"
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

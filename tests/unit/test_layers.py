@@ -61,8 +61,8 @@ def test_package_init_files_are_empty(package: str) -> None:
     assert full == []
 
 
-def test_the_contract_needs_the_standard_library_only() -> None:
-    allowed = set(sys.stdlib_module_names) | {"dualpath_sglang"}
+def test_the_contract_needs_the_standard_library_and_msgspec_only() -> None:
+    allowed = set(sys.stdlib_module_names) | {"dualpath_sglang", "msgspec"}
     for file in files("dualpath_sglang/contract"):
         assert tops(file) <= allowed, named(file)
         ours = {n for n in imports(file) if n.startswith("dualpath_sglang")}

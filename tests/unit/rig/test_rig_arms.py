@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 
 from agent_runtime.config import EngineEndpoint, StackConfig
 from agent_runtime.stack.commands import Programs

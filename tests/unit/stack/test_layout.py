@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -167,7 +167,7 @@ def test_a_flag_that_sglang_does_not_have() -> None:
 
 
 def test_router_file_and_endpoints() -> None:
-    config = stack(engines=(dataclasses.replace(PREFILL, count=2), DECODE), context_length=99)
+    config = stack(engines=(msgspec.structs.replace(PREFILL, count=2), DECODE), context_length=99)
     got = layout(config)
     text = got.files[Path("/run/router.yaml")]
     router = decode(RouterConfig, yaml.safe_load(text), "router.yaml")
@@ -183,7 +183,7 @@ def test_router_file_and_endpoints() -> None:
 
 
 def test_plain_engines_get_the_router_where_they_are_alone() -> None:
-    two = dataclasses.replace(PLAIN, count=2)
+    two = msgspec.structs.replace(PLAIN, count=2)
     got = layout(stack(engines=(two,)))
     assert {c.kind for c in got.components} == {"engine", "router", "renderer"}
     assert [(e.name, e.role) for e in got.engines] == [("plain-0", "plain"), ("plain-1", "plain")]
@@ -212,7 +212,7 @@ def test_a_master_started_elsewhere() -> None:
     assert "master" not in {c.name for c in layout(stack(store=store)).components}
     assert part(stack(store=store), "store").command[-7:-5] == ("10.0.0.9:50051", "--host")
     assert part(stack(store=store), "decode-0").env["MOONCAKE_MASTER"] == "10.0.0.9:50051"
-    no_segment = dataclasses.replace(store, segment_bytes=0)
+    no_segment = msgspec.structs.replace(store, segment_bytes=0)
     assert "store" not in {c.name for c in layout(stack(store=no_segment)).components}
 
 
@@ -340,8 +340,8 @@ def test_a_prefetch_policy_that_the_engines_would_refuse(policy: Any) -> None:
     with pytest.raises(ConfigError, match="second path") as caught:
         validate(config)
     assert caught.value.field == "prefetch_policy"
-    validate(dataclasses.replace(config, hooks="reports"))
-    validate(dataclasses.replace(config, store=StoreConfig(enabled=False)))
+    validate(msgspec.structs.replace(config, hooks="reports"))
+    validate(msgspec.structs.replace(config, store=StoreConfig(enabled=False)))
 
 
 def test_words_of_flags() -> None:

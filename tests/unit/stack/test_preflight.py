@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent_runtime.config import ModelConfig, StackConfig
@@ -27,14 +27,14 @@ def test_all_is_well(config: StackConfig) -> None:
 
 
 def test_model_path_that_does_not_exist(config: StackConfig, tmp_path: Path) -> None:
-    missing = dataclasses.replace(config, model=ModelConfig(path=str(tmp_path / "none")))
+    missing = msgspec.structs.replace(config, model=ModelConfig(path=str(tmp_path / "none")))
     with pytest.raises(ConfigError, match=r"model\.path: there is no folder") as caught:
         run(missing)
     assert caught.value.field == "model.path"
 
 
 def test_model_path_without_config_json(config: StackConfig, tmp_path: Path) -> None:
-    bare = dataclasses.replace(config, model=ModelConfig(path=str(tmp_path)))
+    bare = msgspec.structs.replace(config, model=ModelConfig(path=str(tmp_path)))
     with pytest.raises(ConfigError, match=r"has no config\.json"):
         run(bare)
 
