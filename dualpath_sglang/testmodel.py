@@ -197,7 +197,7 @@ def fit_kv_bytes(
 def _parser() -> argparse.ArgumentParser:
     default = ModelSpec()
     parser = argparse.ArgumentParser(
-        prog="python -m dualpath_sglang.testmodel",
+        prog="dualpath make-model",
         description="Write a small deterministic Qwen3 checkpoint that looks at every KV page.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")

@@ -14,13 +14,31 @@ from agent_runtime.dispatch.engine_client import new_http
 from agent_runtime.doctor.examine import Examination
 from agent_runtime.doctor.places import from_router, from_run_dir
 from agent_runtime.doctor.report import Report
-from agent_runtime.settings_cli import parse
 from dualpath_sglang.contract.errors import DualPathError
 
 
-def main(argv: Sequence[str]) -> int:
+def describe(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.description = (
+        "Examine a running stack: which components answer, which hooks are live, and whether a "
+        "page of random bytes gets from the store to each engine and from each decode engine to "
+        "each prefill engine. The page has a key of its own and is removed; no cache is touched "
+        "or flushed. Exit code 0: all is fine, 1: something is broken, 2: cannot run."
+    )
+    where = parser.add_mutually_exclusive_group()
+    default = StackConfig().run_dir
+    where.add_argument(
+        "--run-dir", default=default, metavar="DIR", help=f"of `dualpath up` (default: {default})"
+    )
+    where.add_argument("--router", default="", metavar="URL", help="of a stack elsewhere")
+    parser.add_argument(
+        "--store-admin", default="", metavar="URL", help="metrics port of the store's master"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
     """0: every hop works. 1: one is broken. 2: it could not be found out."""
-    options = parse(_parser(), argv)
     try:
         report = asyncio.run(examined(options))
     except DualPathError as error:
@@ -41,25 +59,3 @@ async def examined(options: argparse.Namespace) -> Report:
         if options.store_admin:
             places = dataclasses.replace(places, store_admin_url=options.store_admin)
         return await Examination(http, places).run()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dualpath doctor",
-        description="Examine a running stack: which components answer, which hooks are live, and "
-        "whether a page of random bytes gets from the store to each engine and from each decode "
-        "engine to each prefill engine. The page has a key of its own and is removed; no cache is "
-        "touched or flushed. Exit code 0: all is fine, 1: something is broken, 2: cannot run.",
-        allow_abbrev=False,
-    )
-    where = parser.add_mutually_exclusive_group()
-    default = StackConfig().run_dir
-    where.add_argument(
-        "--run-dir", default=default, metavar="DIR", help=f"of `dualpath up` (default: {default})"
-    )
-    where.add_argument("--router", default="", metavar="URL", help="of a stack elsewhere")
-    parser.add_argument(
-        "--store-admin", default="", metavar="URL", help="metrics port of the store's master"
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    return parser

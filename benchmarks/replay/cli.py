@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.replay import table
@@ -36,13 +37,20 @@ from benchmarks.replay.workload import TOKENS, Workload, WorkloadOptions, load
 from dualpath_sglang.contract.errors import ConfigError, DualPathError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; never raises for bad input."""
-    words = list(sys.argv[1:] if argv is None else argv)
+def describe(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """The flags of a replay or, where the first word says so, of a comparison."""
+    if words[:1] == ["compare"]:
+        _describe_compare(parser)
+        run = _compare
+    else:
+        _describe_replay(parser)
+        run = _replay
+    parser.set_defaults(run=functools.partial(_guarded, run), words=list(words))
+
+
+def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     try:
-        if words[:1] == ["compare"]:
-            return _compare(_compare_parser().parse_args(words[1:]))
-        return _replay(_replay_parser().parse_args(words), words)
+        return run(args)
     except MidwayFailed as error:
         print(f"dualpath replay: stopped, nothing was written: {error}", file=sys.stderr)
         return 1
@@ -53,11 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dualpath replay: interrupted; nothing was written", file=sys.stderr)
         return 130
-    except SystemExit as error:  # argparse: 0 after --help, 2 after a usage error
-        return int(error.code or 0)
 
 
-def _replay(args: argparse.Namespace, words: list[str]) -> int:
+def _replay(args: argparse.Namespace) -> int:
     workload = load(_workload_options(args), _texts(args))
     if workload.unused_text and args.tokens == "auto":
         print(
@@ -68,7 +74,7 @@ def _replay(args: argparse.Namespace, words: list[str]) -> int:
     options = _driver_options(args, workload)
     space = _token_space(args)
     goodput = parse_goodput(args.goodput) if args.goodput else None
-    command = ["dualpath", "replay", *words]
+    command = ["dualpath", "replay", *args.words]
     result = asyncio.run(
         run_replay(workload, space, options, args.out, goodput=goodput, command=command)
     )
@@ -77,8 +83,8 @@ def _replay(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    result = asyncio.run(run_compare(args.run, args.reference_url, args.concurrency))
-    print(f"{table.as_text(result)}\nreport: {args.run / HTML_FILE}")
+    result = asyncio.run(run_compare(args.run_folder, args.reference_url, args.concurrency))
+    print(f"{table.as_text(result)}\nreport: {args.run_folder / HTML_FILE}")
     return 0 if result["outputs_equal"] and not result["errors"] else 1
 
 
@@ -145,10 +151,9 @@ def _token_space(args: argparse.Namespace) -> TokenSpace:
     return TokenSpace(args.vocab_size, frozenset(args.avoid_ids))
 
 
-def _replay_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dualpath replay",
-        description="Replay agent sessions against a router. See also: dualpath replay compare.",
+def _describe_replay(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Replay agent sessions against a router. See also: dualpath replay compare --help."
     )
     parser.add_argument("--url", required=True, help="the router, http://host:port")
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
@@ -157,7 +162,6 @@ def _replay_parser() -> argparse.ArgumentParser:
     parser.add_argument("--avoid-ids", type=int, nargs="*", default=[], help="but none of these")
     _add_workload(parser.add_argument_group("sessions"))
     _add_driving(parser.add_argument_group("driving"))
-    return parser
 
 
 def _add_workload(group: argparse._ArgumentGroup) -> None:
@@ -219,12 +223,19 @@ def _add_driving(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--turn-timeout", type=float, default=600.0, help="seconds per turn")
 
 
-def _compare_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dualpath replay compare",
-        description="Compare a replay's outputs, token for token, with one plain SGLang engine.",
+def _describe_compare(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "dualpath replay compare --run RUN --reference-url URL [--concurrency N]"
+    parser.description = (
+        "Compare a replay's outputs, token for token, with one plain SGLang engine."
     )
-    parser.add_argument("--run", required=True, type=Path, help="the --out folder of a replay")
+    parser.add_argument("compare", choices=["compare"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--run",
+        dest="run_folder",
+        metavar="RUN",
+        required=True,
+        type=Path,
+        help="the --out folder of a replay",
+    )
     parser.add_argument("--reference-url", required=True, help="the engine, http://host:port")
     parser.add_argument("--concurrency", type=int, default=4, help="requests at a time")
-    return parser

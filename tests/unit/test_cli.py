@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_runtime.cli import main
+from agent_runtime.cli import COMMANDS, main
 from agent_runtime.stack.progress import Progress
 from agent_runtime.stack.status import Event
 
@@ -76,10 +77,53 @@ def test_config_schema(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "check-config" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as left:
-        main(["up", "--help"])
-    assert left.value.code == 0
+    assert main(["up", "--help"]) == 0
     assert "--store.segment-bytes" in capsys.readouterr().out
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_under_its_own_name(
+    command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    text = capfd.readouterr().out
+    assert text.startswith(f"usage: dualpath {command} ")
+    assert max(len(line) for line in text.splitlines()) <= 110
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("dualpath ", set(COMMANDS)),
+        ("dualpath che", {"check-config "}),
+        ("dualpath up --store.pro", {"--store.protocol "}),
+        ("dualpath up --router.split-policy dec", {"decode_path "}),
+        ("dualpath replay compare --ref", {"--reference-url "}),
+        ("dualpath doctor --js", {"--json "}),
+        ("dualpath completion z", {"zsh "}),
+    ],
+)
+def test_completion_in_a_shell(line: str, wanted: set[str], tmp_path: Path) -> None:
+    """What the script of `dualpath completion bash` asks, and how."""
+    answer = tmp_path / "answer"
+    env = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "COMP_TYPE": "9"}
+    env |= {"COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    words = [sys.executable, "-m", "agent_runtime.cli"]
+    subprocess.run(words, env={**os.environ, **env}, cwd=ROOT, check=False)
+    found = set(answer.read_text().split("\n"))
+    assert wanted <= found
+
+
+def test_completion_script(capsys: pytest.CaptureFixture[str]) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert main(["completion", shell]) == 0
+        assert "dualpath" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
+from agent_runtime.commands.settings_page import docs, schema
 from agent_runtime.config import EngineGroup, RouterConfig, StackConfig
 from agent_runtime.settings import decode, dump_yaml, leaves, load
-from agent_runtime.settings_cli import docs, schema
 from agent_runtime.yaml_file import KeyPath, YamlFile
 from dualpath_sglang.contract.engine_config import EngineConfig, variable
 from dualpath_sglang.contract.errors import ConfigError

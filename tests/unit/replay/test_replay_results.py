@@ -16,18 +16,20 @@ import jsonschema
 import pytest
 from replay_stub_router import StubEngine, StubRouter, served
 
-from benchmarks.replay import cli
+from agent_runtime.cli import main as dualpath
+from benchmarks.replay import html_report
 from benchmarks.replay.compare import prompts
 from benchmarks.replay.html_report import render
 from benchmarks.replay.results import read_result, read_tokens
 
+COMPARE = ("replay", "compare", "--run")
 pytestmark = pytest.mark.timeout(60)
-SCHEMA = json.loads(Path(cli.__file__).with_name("schema.json").read_text())
+SCHEMA = json.loads(Path(html_report.__file__).with_name("schema.json").read_text())
 
 
 def command(url: str, out: Path, *more: str) -> list[str]:
     return [
-        "--url", url, "--out", str(out), "--vocab-size", "500", "--generate", "32k",
+        "replay", "--url", url, "--out", str(out), "--vocab-size", "500", "--generate", "32k",
         "--scale", "0.01", "--sessions", "4", "--turns", "5", "--min-turns", "5",
         "--settle", "0", *more,
     ]  # fmt: skip
@@ -35,7 +37,7 @@ def command(url: str, out: Path, *more: str) -> list[str]:
 
 def replayed(tmp_path: Path, stub: StubRouter, *more: str) -> tuple[int, dict[str, Any]]:
     with served(stub.app()) as url:
-        status = cli.main(command(url, tmp_path, *more))
+        status = dualpath(command(url, tmp_path, *more))
     result = read_result(tmp_path)
     jsonschema.Draft202012Validator(SCHEMA).validate(result)
     return status, result
@@ -105,7 +107,7 @@ def test_errors_are_counted_and_never_good(tmp_path: Path) -> None:
     assert result["goodput"]["good_fraction"] == 17 / 20
     assert "P died" in (tmp_path / "report.html").read_text()
     with served(StubEngine().app()) as url:
-        status = cli.main(["compare", "--run", str(tmp_path), "--reference-url", url])
+        status = dualpath([*COMPARE, str(tmp_path), "--reference-url", url])
     result = read_result(tmp_path)
     assert status == 1
     assert (result["compared_turns"], result["outputs_equal"]) == (17, False)
@@ -113,7 +115,7 @@ def test_errors_are_counted_and_never_good(tmp_path: Path) -> None:
 
 
 def test_nothing_works(tmp_path: Path) -> None:
-    status = cli.main(command("http://127.0.0.1:9", tmp_path))
+    status = dualpath(command("http://127.0.0.1:9", tmp_path))
     result = read_result(tmp_path)
     jsonschema.Draft202012Validator(SCHEMA).validate(result)
     assert status == 1
@@ -124,7 +126,7 @@ def test_equal_outputs(tmp_path: Path) -> None:
     replayed(tmp_path, StubRouter())
     engine = StubEngine()
     with served(engine.app()) as url:
-        status = cli.main(["compare", "--run", str(tmp_path), "--reference-url", url + "/"])
+        status = dualpath([*COMPARE, str(tmp_path), "--reference-url", url + "/"])
     result = read_result(tmp_path)
     jsonschema.Draft202012Validator(SCHEMA).validate(result)
     assert status == 0
@@ -142,7 +144,7 @@ def test_a_differing_token_is_reported_and_never_forgiven(tmp_path: Path) -> Non
     engine = StubEngine()
     engine.wrong = {victim["prompt_tokens"]}
     with served(engine.app()) as url:
-        status = cli.main(["compare", "--run", str(tmp_path), "--reference-url", url])
+        status = dualpath([*COMPARE, str(tmp_path), "--reference-url", url])
     result = read_result(tmp_path)
     jsonschema.Draft202012Validator(SCHEMA).validate(result)
     assert status == 1
@@ -158,7 +160,7 @@ def test_a_reference_that_fails_compares_nothing(tmp_path: Path) -> None:
     engine = StubEngine()
     engine.broken = {result["turn_records"][0]["prompt_tokens"]}
     with served(engine.app()) as url:
-        status = cli.main(["compare", "--run", str(tmp_path), "--reference-url", url])
+        status = dualpath([*COMPARE, str(tmp_path), "--reference-url", url])
     result = read_result(tmp_path)
     assert status == 1
     assert result["outputs_equal"] is False
@@ -174,7 +176,7 @@ def test_damaged_tokens_are_found_by_their_digest(
     assert [len(prompt) for prompt in prompts(tokens)] == [t.prompt_tokens for t in tokens]
     path = tmp_path / "tokens.jsonl"
     path.write_text(re.sub(r'"output":\[(\d+)', r'"output":[999999', path.read_text(), count=1))
-    status = cli.main(["compare", "--run", str(tmp_path), "--reference-url", "http://127.0.0.1:9"])
+    status = dualpath([*COMPARE, str(tmp_path), "--reference-url", "http://127.0.0.1:9"])
     assert status == 2
     assert "digest differs" in capsys.readouterr().err
 
@@ -229,19 +231,19 @@ def test_the_report_escapes_what_it_shows(tmp_path: Path) -> None:
         (["--flush-after-turn", "0"], "flush-after-turn"),
         (["--url", "localhost:80"], "url must be"),
         (["--turns", "4"], "no session passes"),
-        (["--nonsense"], "unrecognized arguments"),
+        (["--nonsense"], "unknown argument '--nonsense'"),
     ],
 )
 def test_bad_input_is_status_2_and_says_what(
     tmp_path: Path, change: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(command("http://127.0.0.1:9", tmp_path, *change)) == 2
+    assert dualpath(command("http://127.0.0.1:9", tmp_path, *change)) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_compare_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["compare", "--run", str(tmp_path), "--reference-url", "http://x"]) == 2
+    assert dualpath([*COMPARE, str(tmp_path), "--reference-url", "http://x"]) == 2
     assert "is not a replay result" in capsys.readouterr().err
 
 
@@ -252,7 +254,7 @@ def test_a_flush_that_fails_stops_the_replay(
     stub = StubRouter()
     stub.flush_failures = 1000
     with served(stub.app()) as url:
-        assert cli.main(command(url, tmp_path, "--flush-after-turn", "1")) == 1
+        assert dualpath(command(url, tmp_path, "--flush-after-turn", "1")) == 1
     assert "midway stop after turn 1" in capsys.readouterr().err
 
 
@@ -260,7 +262,7 @@ def test_an_interrupted_replay_ends_at_once_and_writes_nothing(tmp_path: Path) -
     stub = StubRouter()
     stub.faults = {0: "hang"}
     with served(stub.app()) as url:
-        words = [sys.executable, "-m", "benchmarks.replay", *command(url, tmp_path)]
+        words = [sys.executable, "-m", "agent_runtime.cli", *command(url, tmp_path)]
         # A shell's background job, as CI may be, ignores SIGINT, and so would its children.
         process = subprocess.Popen(
             words,

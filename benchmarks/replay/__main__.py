@@ -1,5 +1,0 @@
-import sys
-
-from benchmarks.replay.cli import main
-
-sys.exit(main())
