@@ -6,8 +6,9 @@ SGLang's `cached_tokens_details` on the decode engine is a copy of the prefill e
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from dualpath_sglang import sglang_api as api
 from dualpath_sglang.contract.report import TurnReport

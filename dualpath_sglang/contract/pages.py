@@ -17,14 +17,16 @@ import hashlib
 import sys
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
+
+from dualpath_sglang.contract.kinds import Positive
 
 _DIGEST = 32
 """Bytes of one SHA-256 digest."""
 
 
-@dataclass(frozen=True)
-class KeyLayout:
+class KeyLayout(Struct, frozen=True, forbid_unknown_fields=True):
     """How one store spells the objects of a page; published by an engine, equal on all of them.
 
     `suffixes` covers every tensor-parallel rank, and both K and V where they are apart: a page
@@ -33,8 +35,8 @@ class KeyLayout:
 
     prefix: str
     suffixes: tuple[str, ...]
-    page_size: int
-    tp_size: int
+    page_size: Positive
+    tp_size: Positive
 
     def object_keys(self, page_hash: str) -> tuple[str, ...]:
         """Every object of one page."""

@@ -12,11 +12,13 @@ is given. What cannot be used is ignored, what is out of range is clamped, and b
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import asdict, replace
 
 PROTOCOL_VERSION = "1"
 ACTION_TYPE = "dualpath.plan"
@@ -27,8 +29,6 @@ MAX_PAGES = 2**31 - 1
 MAX_PAGE_TOKENS = 2**16
 MAX_DEADLINE_MS = 600_000
 MAX_PEERS = 1024
-PLAN_ID = re.compile(r"[0-9a-zA-Z_.-]{1,64}")
-FINGERPRINT = re.compile(r"[ -~]{0,256}")
 PEER = re.compile(r"(?:[0-9a-zA-Z_.-]{1,255}|\[[0-9a-fA-F:.]{2,64}\]):([0-9]{1,5})")
 
 Counters = MutableMapping[str, int]
@@ -55,8 +55,7 @@ IGNORED = (
 CLAMPED = (CLAMPED_N, CLAMPED_K, CLAMPED_DEADLINE, CLAMPED_PEER)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """0 <= k <= n, in pages of `page` tokens from page 0 of the prompt.
 
     n: leading pages that are in the store. k: pages that D stages and P pulls from it; P reads
@@ -76,7 +75,7 @@ class Plan:
 
 def to_kv_hints(plan: Plan) -> dict[str, Any]:
     """The envelope that goes into both bodies."""
-    payload = dataclasses.asdict(plan) | {"peer": list(plan.peer)}
+    payload = asdict(plan) | {"peer": list(plan.peer)}
     action = {
         "action_id": ACTION_ID,
         "action_type": ACTION_TYPE,
@@ -129,41 +128,34 @@ def _plan_of(action: object, counters: Counters) -> Plan | None:
         return _ignored(UNKNOWN_ACTION, counters)
     if _get(action, "action_version") != ACTION_VERSION:
         return _ignored(UNKNOWN_VERSION, counters)
-    payload = _get(action, "payload")
-    if not isinstance(payload, Mapping) or not _usable(payload):
+    try:
+        given = msgspec.convert(_get(action, "payload"), _Payload)
+    except msgspec.ValidationError:
         return _ignored(MALFORMED_PLAN, counters)
-    n = _within(payload["n"], 0, MAX_PAGES, CLAMPED_N, counters)
-    k = _within(payload["k"], 0, n, CLAMPED_K, counters)
-    peer = _ranks(payload["peer"])
+    n = _within(given.n, 0, MAX_PAGES, CLAMPED_N, counters)
+    k = _within(given.k, 0, n, CLAMPED_K, counters)
+    peer = _ranks(given.peer)
     if peer is None or (k > 0 and not peer):
         # Nobody to pull from: P reads all of it.
         _count(CLAMPED_PEER, counters)
         k, peer = 0, ()
-    deadline = _within(payload["deadline_ms"], 1, MAX_DEADLINE_MS, CLAMPED_DEADLINE, counters)
-    return Plan(
-        plan_id=payload["plan_id"],
-        n=n,
-        k=k,
-        page=payload["page"],
-        peer=peer,
-        deadline_ms=deadline,
-        fingerprint=payload["fingerprint"],
-    )
+    deadline = _within(given.deadline_ms, 1, MAX_DEADLINE_MS, CLAMPED_DEADLINE, counters)
+    return Plan(given.plan_id, n, k, given.page, peer, deadline, given.fingerprint)
 
 
-def _usable(payload: Mapping[Any, Any]) -> bool:
+class _Payload(Struct):
     """Right types, and values that no clamping could mend. Unknown fields are let pass."""
-    numbers = all(type(payload.get(name)) is int for name in ("n", "k", "page", "deadline_ms"))
-    return (
-        numbers
-        and 1 <= payload["page"] <= MAX_PAGE_TOKENS
-        and isinstance(payload.get("peer"), list | tuple)
-        and _matches(PLAN_ID, payload.get("plan_id"))
-        and _matches(FINGERPRINT, payload.get("fingerprint"))
-    )
+
+    plan_id: Annotated[str, Meta(pattern=r"^[0-9a-zA-Z_.-]{1,64}\Z")]
+    n: int
+    k: int
+    page: Annotated[int, Meta(ge=1, le=MAX_PAGE_TOKENS)]
+    peer: list[Any]
+    deadline_ms: int
+    fingerprint: Annotated[str, Meta(pattern=r"^[ -~]{0,256}\Z")]
 
 
-def _ranks(given: list[Any] | tuple[Any, ...]) -> tuple[str, ...] | None:
+def _ranks(given: list[Any]) -> tuple[str, ...] | None:
     """None when one of them is no `host:port`: ranks pair by position, so none can be left out."""
     usable = len(given) <= MAX_PEERS and all(_is_peer(rank) for rank in given)
     return tuple(given) if usable else None
@@ -172,10 +164,6 @@ def _ranks(given: list[Any] | tuple[Any, ...]) -> tuple[str, ...] | None:
 def _is_peer(peer: object) -> bool:
     found = PEER.fullmatch(peer) if isinstance(peer, str) else None
     return found is not None and 0 < int(found[1]) < 2**16
-
-
-def _matches(pattern: re.Pattern[str], value: object) -> bool:
-    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def _within(value: int, low: int, high: int, reason: str, counters: Counters) -> int:

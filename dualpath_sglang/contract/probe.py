@@ -11,10 +11,11 @@ engine's scratch page, a page of its host pool that nobody else ever gets, and h
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
 
 from dualpath_sglang.contract.errors import EngineFailure
 
@@ -30,8 +31,7 @@ Source = Literal["describe", "store", "seed", "peer", "release"]
 State = Literal["running", "done", "failed"]
 
 
-@dataclass(frozen=True)
-class ProbeOrder:
+class ProbeOrder(Struct, frozen=True, forbid_unknown_fields=True):
     """id: unique. run: the doctor's, so that two do not share a scratch page. source: describe (no
     bytes: what this engine is), store (read the page `name`), seed (make the bytes of the seed
     `name`), peer (pull page `slot` of the engine with the export server `peer`, host:port), release
@@ -46,11 +46,10 @@ class ProbeOrder:
 
     def to_settings(self) -> dict[str, int]:
         """The `server_args` of the request."""
-        return {SETTING + json.dumps(asdict(self), separators=(",", ":")): 1}
+        return {SETTING + msgspec.json.encode(self).decode(): 1}
 
 
-@dataclass(frozen=True)
-class ProbeResult:
+class ProbeResult(Struct, frozen=True, forbid_unknown_fields=True):
     """step: what failed: busy, engine, store, content, connect or transfer. sums: SHA-256 of the
     page's K and, where it is apart, V. slot: number of the scratch page. facts: of `describe`."""
 
@@ -61,25 +60,17 @@ class ProbeResult:
     sums: tuple[str, ...] = ()
     slot: int = -1
     seconds: float = 0.0
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = {}
 
     def to_tree(self) -> dict[str, Any]:
         """JSON and msgpack values only."""
-        return {**asdict(self), "sums": list(self.sums)}
+        tree: dict[str, Any] = msgspec.to_builtins(self)
+        return tree
 
 
 def order_from(setting: str) -> ProbeOrder:
     """Of a name that begins with `SETTING`. Raises ValueError."""
-    tree = json.loads(setting.removeprefix(SETTING))
-    kinds = {"slot": int}
-    if not isinstance(tree, dict) or tree.keys() != {f.name for f in fields(ProbeOrder)}:
-        raise ValueError(f"no probe: {setting[:200]!r}")
-    for name, value in tree.items():
-        if type(value) is not kinds.get(name, str):
-            raise ValueError(f"probe: {name} is {value!r}")
-    if tree["source"] not in get_args(Source):
-        raise ValueError(f"probe: no source {tree['source']!r}")
-    return ProbeOrder(**tree)
+    return msgspec.json.decode(setting.removeprefix(SETTING), type=ProbeOrder)
 
 
 def result_from(server_info: Mapping[str, Any], probe_id: str) -> ProbeResult | None:
@@ -91,8 +82,8 @@ def result_from(server_info: Mapping[str, Any], probe_id: str) -> ProbeResult | 
         if tree is None:
             continue
         try:
-            return ProbeResult(**{**tree, "sums": tuple(tree["sums"])})
-        except (TypeError, KeyError) as error:
+            return msgspec.convert(tree, ProbeResult)
+        except msgspec.ValidationError as error:
             raise EngineFailure(f"the result of a probe makes no sense: {error}") from error
     return None
 

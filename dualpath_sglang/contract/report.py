@@ -7,17 +7,17 @@ needed. Without the plugin the key is absent.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 META_KEY = "dualpath"
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class TurnReport:
+class TurnReport(Struct, frozen=True, tag_field="v", tag=VERSION):
     """Prompt tokens of one request on one engine, by where their KV came from. Units: tokens.
 
     device, host: already in this engine's memory. storage: read from the store by this engine for
@@ -41,14 +41,17 @@ class TurnReport:
     fallback: str = ""
 
     def to_tree(self) -> dict[str, Any]:
-        return {"v": VERSION, **dataclasses.asdict(self)}
+        tree: dict[str, Any] = msgspec.to_builtins(self)
+        return tree
 
 
 def from_meta(meta: Mapping[str, Any]) -> TurnReport | None:
-    """The report in an engine's `meta_info`; None when there is none of this version."""
+    """The report in an engine's `meta_info`; None when there is none that this version reads."""
     rows = meta.get(META_KEY)
     row = next((r for r in rows if isinstance(r, dict)), None) if isinstance(rows, list) else None
-    if row is None or row.get("v") != VERSION:
+    if row is None or "v" not in row:
         return None
-    names = {f.name for f in dataclasses.fields(TurnReport)}
-    return TurnReport(**{name: value for name, value in row.items() if name in names})
+    try:
+        return msgspec.convert(row, TurnReport)
+    except msgspec.ValidationError:
+        return None

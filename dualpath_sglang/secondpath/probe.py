@@ -15,8 +15,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from dualpath_sglang.contract.probe import (
     HOLD_S,
@@ -163,7 +165,7 @@ class Probes:
             log.exception("DualPath: a probe failed")
             text = f"{type(error).__name__}: {error}"
             result = ProbeResult(order.id, "failed", order.source, text)
-        self._finish(running, replace(result, seconds=time.monotonic() - began))
+        self._finish(running, msgspec.structs.replace(result, seconds=time.monotonic() - began))
 
     def _ways(self) -> dict[str, Callable[[ProbeOrder, int], None]]:
         return {"store": self._from_store, "seed": self._from_seed, "peer": self._from_peer}

@@ -50,16 +50,16 @@ def test_without_the_plugin_there_is_none(server_info: dict[str, Any]) -> None:
     ("change", "says"),
     [
         ({"v": 2}, "version 2"),
-        ({"role": "null"}, "role is 'null'"),
-        ({"page_size": "64"}, "page_size is '64'"),
-        ({"page_size": True}, "page_size is True"),
-        ({"kv_bytes_per_token": -1}, "kv_bytes_per_token is -1"),
-        ({"exports": "10.0.0.7:1"}, "exports must be a list of strings"),
-        ({"hooks": [1]}, "hooks must be a list of strings"),
-        ({"surprise": 1}, "'surprise' is unknown"),
-        ({"key_layout": []}, "key_layout is list"),
-        ({"key_layout": None}, "key_layout is NoneType"),
-        ({"key_layout": {"prefix": "m_"}}, "'page_size' is missing"),
+        ({"role": "null"}, "Expected `str` matching regex .* - at `\\$.role`"),
+        ({"page_size": "64"}, "Expected `int`, got `str` - at `\\$.page_size`"),
+        ({"page_size": True}, "got `bool` - at `\\$.page_size`"),
+        ({"kv_bytes_per_token": -1}, "Expected `int` >= 0 - at `\\$.kv_bytes_per_token`"),
+        ({"exports": "10.0.0.7:1"}, "Expected `array`, got `str` - at `\\$.exports`"),
+        ({"hooks": [1]}, "at `\\$.hooks\\[0\\]`"),
+        ({"surprise": 1}, "unknown field `surprise`"),
+        ({"key_layout": []}, "got `array` - at `\\$.key_layout`"),
+        ({"key_layout": None}, "got `null` - at `\\$.key_layout`"),
+        ({"key_layout": {"prefix": "m_"}}, "missing required field `suffixes`"),
     ],
 )
 def test_strict(change: dict[str, Any], says: str) -> None:
@@ -70,7 +70,7 @@ def test_strict(change: dict[str, Any], says: str) -> None:
 def test_a_missing_field_and_no_object() -> None:
     tree = INFO.to_tree()
     del tree["fingerprint"]
-    with pytest.raises(EngineFailure, match="'fingerprint' is missing"):
+    with pytest.raises(EngineFailure, match="missing required field `fingerprint`"):
         from_tree(tree)
-    with pytest.raises(EngineFailure, match="is str, not an object"):
+    with pytest.raises(EngineFailure, match="Expected `object`, got `str`"):
         from_tree("decode")

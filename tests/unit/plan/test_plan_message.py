@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +55,7 @@ def plans(draw: st.DrawFn) -> Plan:
 
 
 def as_payload(plan: Plan | None) -> dict[str, Any] | None:
-    return None if plan is None else dataclasses.asdict(plan) | {"peer": list(plan.peer)}
+    return None if plan is None else msgspec.structs.asdict(plan) | {"peer": list(plan.peer)}
 
 
 def schema_accepts(hints: object) -> bool:

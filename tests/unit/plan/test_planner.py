@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent_runtime.planning.plan_fleet import PlanFleet, plan_fleet
 from agent_runtime.planning.planner import Planner, prompt_hashes
