@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
 
-import httpx
+import msgspec
+from msgspec import Struct
 
 from agent_runtime.config import RouterConfig
-from agent_runtime.trajectory.model import PlacementRecord, Tiers, Timing, Usage
+from agent_runtime.sse import SseParser
+from agent_runtime.trajectory.model import PlacementRecord, Timing, Usage
 from dualpath_sglang.contract import errors
 from dualpath_sglang.contract.errors import DualPathError, RouterFailure, Saturated
 
@@ -42,8 +43,7 @@ class TurnOptions(TypedDict, total=False):
     deadline_s: float
 
 
-@dataclass(frozen=True)
-class SessionInfo:
+class SessionInfo(Struct, frozen=True):
     """`turns`: finished ones, so also the number of the next. `created_at`: seconds since 1970."""
 
     session_id: str
@@ -54,22 +54,19 @@ class SessionInfo:
     busy: bool
 
 
-@dataclass(frozen=True)
-class TurnStarted:
+class TurnStarted(Struct, frozen=True):
     """The turn has its engines."""
 
     turn: int
     prompt_tokens: int
 
 
-@dataclass(frozen=True)
-class NewTokens:
+class NewTokens(Struct, frozen=True):
     token_ids: list[int]
     text: str
 
 
-@dataclass(frozen=True)
-class TurnDone:
+class TurnDone(Struct, frozen=True):
     """A finished turn; `replayed`: it had been finished before, under the same key."""
 
     session_id: str
@@ -88,32 +85,68 @@ class TurnDone:
 TurnEvent = TurnStarted | NewTokens | TurnDone
 
 
+class _History(Struct):
+    token_ids: list[int]
+
+
+class _Flushed(Struct):
+    flushed: list[str]
+
+
+class _Ready(Struct):
+    ready: bool
+
+
+class _Failure(Struct):
+    type: str
+    message: str
+    field: str | None = None
+    request_id: str | None = None
+
+
+class _Refusal(Struct):
+    error: _Failure
+
+
+# A newer router may send more than these know.
+_session = msgspec.json.Decoder(SessionInfo).decode
+_started = msgspec.json.Decoder(TurnStarted).decode
+_tokens = msgspec.json.Decoder(NewTokens).decode
+_done = msgspec.json.Decoder(TurnDone).decode
+_history = msgspec.json.Decoder(_History).decode
+_flushed = msgspec.json.Decoder(_Flushed).decode
+_ready = msgspec.json.Decoder(_Ready).decode
+_refusal = msgspec.json.Decoder(_Refusal).decode
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that has been read whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 @dataclass(frozen=True)
 class Call(Generic[T]):
     """One request and how its answer is read; `also_fine`: statuses that are no failure."""
 
     method: str
     path: str
-    parse: Callable[[Any], T]
+    parse: Callable[[bytes], T]
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     also_fine: tuple[int, ...] = ()
 
-    def request(self) -> dict[str, Any]:
-        """Arguments of httpx's `request` and `stream`."""
-        headers = {"Content-Type": "application/json", **self.headers}
-        return {
-            "method": self.method,
-            "url": self.path,
-            "content": self.content,
-            "headers": headers,
-        }
+    def all_headers(self) -> dict[str, str]:
+        return {"Content-Type": "application/json", **self.headers}
 
-    def read(self, reply: httpx.Response) -> T:
-        """Raises what the router answered; needs the whole body."""
-        if reply.status_code >= 300 and reply.status_code not in self.also_fine:
-            raise _refusal(reply)
-        return self.parse(json.loads(reply.content) if reply.content else None)
+    def read(self, reply: Reply) -> T:
+        """Raises what the router answered."""
+        if reply.status >= 300 and reply.status not in self.also_fine:
+            raise _refused(reply)
+        return self.parse(reply.body)
 
 
 def create(session_id: str | None, metadata: Mapping[str, Any] | None) -> Call[SessionInfo]:
@@ -129,7 +162,7 @@ def show(session_id: str) -> Call[SessionInfo]:
 
 def history(session_id: str) -> Call[list[int]]:
     path = f"{_path(session_id)}?include=token_ids"
-    return Call("GET", path, lambda tree: list(tree["token_ids"]))
+    return Call("GET", path, lambda body: _history(body).token_ids)
 
 
 def delete(session_id: str) -> Call[None]:
@@ -145,83 +178,63 @@ def turn(
 
 
 def flush() -> Call[list[str]]:
-    return Call("POST", "/admin/flush_cache", lambda tree: list(tree["flushed"]))
+    return Call("POST", "/admin/flush_cache", lambda body: _flushed(body).flushed)
 
 
 def ready() -> Call[bool]:
-    return Call("GET", "/ready", lambda tree: bool(tree["ready"]), also_fine=(503,))
+    return Call("GET", "/ready", lambda body: _ready(body).ready, also_fine=(503,))
 
 
 class Events:
-    """Server-sent events from chunks of bytes, however they are cut.
-
-    Split at bytes and not by httpx's lines: those also end at U+2028 and others, which the text
-    of a model may hold.
-    """
+    """The events of one turn, from chunks of bytes."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._parser = SseParser()
         self._done = False
 
     def feed(self, data: bytes) -> Iterator[TurnEvent]:
         """Raises what an `error` event says."""
-        *blocks, self._rest = (self._rest + data).split(b"\n\n")
-        for block in blocks:
-            lines = dict(line.split(b": ", 1) for line in block.split(b"\n") if line)
-            if lines:  # else a heartbeat
-                yield self._event(lines[b"event"], json.loads(lines[b"data"]))
+        for name, tree in self._parser.feed(data):
+            yield self._event(name, tree)
 
     def end(self) -> None:
         """The connection has ended. Raises RouterFailure if the turn had not."""
         if not self._done:
             raise RouterFailure("the stream ended before the turn was done")
 
-    def _event(self, name: bytes, tree: dict[str, Any]) -> TurnEvent:
+    def _event(self, name: str, data: bytes) -> TurnEvent:
         match name:
-            case b"turn.started":
-                return TurnStarted(tree["turn"], tree["prompt_tokens"])
-            case b"tokens":
-                return NewTokens(tree["token_ids"], tree["text"])
-            case b"turn.done":
+            case "tokens":
+                return _tokens(data)
+            case "turn.started":
+                return _started(data)
+            case "turn.done":
                 self._done = True
-                return _done(tree)
-            case b"error":
-                raise _failure(tree["error"], errors.Internal)
-        raise RouterFailure(f"the router sent an event {name.decode()!r}: is it newer than this?")
+                return _done(data)
+            case "error":
+                raise _failure(_refusal(data).error, errors.Internal)
+        raise RouterFailure(f"the router sent an event {name!r}: is it newer than this?")
 
 
-@contextmanager
-def mapped() -> Iterator[None]:
-    """What goes wrong between the client and the router is a RouterFailure."""
+def makes_no_sense(error: Exception) -> RouterFailure:
+    return RouterFailure(f"the answer makes no sense: {error!r}")
+
+
+def _refused(reply: Reply) -> DualPathError:
+    otherwise = errors.ClientError if reply.status < 500 else RouterFailure
     try:
-        yield
-    except httpx.TimeoutException as error:
-        raise RouterFailure(f"no answer in time ({type(error).__name__})") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise RouterFailure(f"{type(error).__name__}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RouterFailure(f"the answer makes no sense: {error!r}") from error
-
-
-def timeouts(seconds: float) -> httpx.Timeout:
-    return httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT_S))
-
-
-def _refusal(reply: httpx.Response) -> DualPathError:
-    otherwise = errors.ClientError if reply.status_code < 500 else RouterFailure
-    try:
-        failure = _failure(json.loads(reply.content)["error"], otherwise)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return otherwise(f"HTTP {reply.status_code}: {reply.text[:300]}")
+        failure = _failure(_refusal(reply.body).error, otherwise)
+    except msgspec.DecodeError:
+        text = reply.body.decode(errors="replace")
+        return otherwise(f"HTTP {reply.status}: {text[:300]}")
     if isinstance(failure, Saturated):
         failure.retry_after_s = float(reply.headers.get("retry-after", failure.retry_after_s))
     return failure
 
 
-def _failure(tree: Mapping[str, Any], otherwise: type[DualPathError]) -> DualPathError:
-    kind = _KINDS.get(tree["type"], otherwise)
-    failure = kind(str(tree["message"]), field=tree.get("field"))
-    failure.add_note(f"request {tree.get('request_id')}")
+def _failure(said: _Failure, otherwise: type[DualPathError]) -> DualPathError:
+    failure = _KINDS.get(said.type, otherwise)(said.message, field=said.field)
+    failure.add_note(f"request {said.request_id}")
     return failure
 
 
@@ -237,27 +250,3 @@ def _json(body: Mapping[str, Any]) -> bytes:
 
 def _path(session_id: str) -> str:
     return f"/v1/sessions/{quote(session_id, safe='')}"
-
-
-def _made(kind: type[T], tree: Mapping[str, Any]) -> T:
-    """`kind` from those of its fields that the answer has; a newer router may send more."""
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in tree.items() if name in names})
-
-
-def _session(tree: Mapping[str, Any]) -> SessionInfo:
-    return _made(SessionInfo, tree)
-
-
-def _done(tree: Mapping[str, Any]) -> TurnDone:
-    usage = tree["usage"]
-    tiers = {
-        "prefill": _made(Tiers, usage["prefill"]),
-        "decode": None if usage["decode"] is None else _made(Tiers, usage["decode"]),
-    }
-    inner = {
-        "usage": _made(Usage, {**usage, **tiers}),
-        "placement": _made(PlacementRecord, tree["placement"]),
-        "timing": _made(Timing, tree["timing"]),
-    }
-    return _made(TurnDone, {**tree, **inner})

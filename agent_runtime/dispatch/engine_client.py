@@ -14,6 +14,7 @@ import aiohttp
 import orjson
 
 from agent_runtime.config import EngineEndpoint
+from agent_runtime.sse import SseParser
 from dualpath_sglang.contract.errors import BadRequest, EngineFailure
 from dualpath_sglang.contract.ids import RequestId
 
@@ -137,13 +138,10 @@ class EngineClient:
             raise EngineFailure(f"{self._name}: flush_cache says {status}: {text.strip()[:300]}")
 
     async def _chunks(self, reply: aiohttp.ClientResponse) -> AsyncIterator[Chunk]:
-        seen = _Seen()
-        rest = b""
+        seen, parser = _Seen(), SseParser()
         async for data in reply.content.iter_any():
-            *events, rest = (rest + data).split(b"\n\n")
-            for event in events:
-                payload = event.removeprefix(b"data:").strip()
-                if payload and payload != b"[DONE]":
+            for _, payload in parser.feed(data):
+                if payload != b"[DONE]":
                     yield self._chunk(payload, seen)
 
     def _chunk(self, payload: bytes, seen: _Seen) -> Chunk:

@@ -11,16 +11,16 @@ def check_reply(streamed: Streamed, turn: int, prompt_tokens: int, out: int) -> 
     """Raises CallFailed(`protocol`) at the first difference."""
     done = streamed.done
     expected: list[tuple[str, Any, Any]] = [
-        ("turn", done.get("turn"), turn),
-        ("prompt_tokens", done.get("prompt_tokens"), prompt_tokens),
-        ("history_tokens", done.get("history_tokens"), prompt_tokens + out),
-        ("finish_reason", done.get("finish_reason"), "length"),
-        ("number of token_ids", len(done.get("token_ids") or []), out),
+        ("turn", done.turn, turn),
+        ("prompt_tokens", done.prompt_tokens, prompt_tokens),
+        ("history_tokens", done.history_tokens, prompt_tokens + out),
+        ("finish_reason", done.finish_reason, "length"),
+        ("number of token_ids", len(done.token_ids), out),
     ]
     for name, got, wanted in expected:
         if got != wanted:
             raise CallFailed("protocol", f"`turn.done` has {name} {got!r}, expected {wanted!r}")
-    if streamed.token_ids != done["token_ids"]:
+    if streamed.token_ids != done.token_ids:
         raise CallFailed("protocol", "streamed tokens differ from those in `turn.done`")
 
 

@@ -8,14 +8,17 @@ finish, or that the reference engine fails to answer, counts as not compared.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
 
 from benchmarks.replay.progress import Progress
 from benchmarks.replay.records import TurnTokens
-from benchmarks.replay.router import CallFailed, mapped
+from benchmarks.replay.router import CallFailed
 from benchmarks.replay.turns import greedy, prompt_digest
 from dualpath_sglang.contract.errors import ConfigError
 
@@ -106,12 +109,38 @@ def _difference(turn: TurnTokens, answer: list[int]) -> dict[str, Any]:
     }
 
 
+@contextlib.asynccontextmanager
+async def _mapped(
+    call: AbstractAsyncContextManager[aiohttp.ClientResponse],
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """An HTTP call to an engine whose failures, also while its answer is read, are CallFailed."""
+    try:
+        async with call as reply:
+            if reply.status >= 400:
+                raise _refused(reply.status, await reply.text())
+            yield reply
+    except TimeoutError as error:
+        raise CallFailed("timeout", "no answer within the replay's timeout") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise CallFailed("connection", f"{type(error).__name__}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CallFailed("bad_reply", f"{type(error).__name__}: {error}") from error
+
+
+def _refused(status: int, text: str) -> CallFailed:
+    try:
+        error = json.loads(text)["error"]
+        return CallFailed(str(error["type"]), str(error["message"]), status)
+    except (ValueError, KeyError, TypeError):
+        return CallFailed("http_error", f"HTTP {status}: {text[:500]}", status)
+
+
 async def _reference(
     http: aiohttp.ClientSession, url: str, prompt: list[int], out: int
 ) -> list[int] | CallFailed:
     body = {"input_ids": prompt, "stream": False, "sampling_params": greedy(out)}
     try:
-        async with mapped(http.post(url.rstrip("/") + "/generate", json=body)) as reply:
+        async with _mapped(http.post(url.rstrip("/") + "/generate", json=body)) as reply:
             output: list[int] = (await reply.json())["output_ids"]
             return output
     except CallFailed as error:

@@ -16,8 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import aiohttp
-
+from agent_runtime.client import AsyncDualPathClient
 from benchmarks.replay.checks import check_history, check_reply
 from benchmarks.replay.midway import Barriers
 from benchmarks.replay.pace import Pace
@@ -31,11 +30,11 @@ from benchmarks.replay.records import (
     TurnRecord,
     TurnTokens,
 )
-from benchmarks.replay.router import CallFailed, Router, Streamed
+from benchmarks.replay.router import CallFailed, Router
 from benchmarks.replay.schedule import Schedule, plan
 from benchmarks.replay.tokens import TokenSource
 from benchmarks.replay.trace import Session, Turn
-from benchmarks.replay.turns import filled, prompt_digest, turn_body
+from benchmarks.replay.turns import filled, prompt_digest, turn_options
 
 FORGET_TIMEOUT_S = 5.0
 
@@ -53,10 +52,9 @@ async def replay(
     flush its engines' caches. If it raises, the other sessions are cancelled and MidwayFailed
     leaves this function.
     """
-    timeout = aiohttp.ClientTimeout(total=options.turn_timeout_s)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
-        router, schedule = Router(http, options.url), plan(sessions)
+    limit = options.turn_timeout_s
+    async with AsyncDualPathClient(options.url, timeout=limit) as client:
+        router, schedule = Router(client, limit), plan(sessions)
         run = _Run(router, source, options, progress, schedule, midway)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -213,10 +211,11 @@ class _Run:
             started_s=self._now(),
             gap_s=gap,
         )
-        body = turn_body(number, turn, prompt, len(log.history))
+        sent = turn_options(number, turn, prompt, len(log.history))
         try:
-            streamed = await self._router.turn(session_id, body)
-            log.turns.append(_checked(record, streamed, len(prompt), turn.generated))
+            streamed = await self._router.turn(session_id, sent)
+            check_reply(streamed, number, len(prompt), turn.generated)
+            log.turns.append(filled(record, streamed))
         except CallFailed as error:
             passed = (self._now() - record.started_s) * 1e3
             log.turns.append(replace(record, e2e_ms=passed, error=error.failure))
@@ -267,14 +266,3 @@ class _Run:
 def _metadata(session: Session) -> dict[str, str]:
     made = {"dataset": session.dataset, "trace_session": session.sid}
     return made if session.parent is None else made | {"trace_parent": session.parent}
-
-
-def _checked(
-    record: TurnRecord, streamed: Streamed, prompt_tokens: int, generated: int
-) -> TurnRecord:
-    """The filled record. Raises CallFailed when the reply is not what was asked for."""
-    try:
-        check_reply(streamed, record.turn, prompt_tokens, generated)
-        return filled(record, streamed)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CallFailed("bad_reply", f"`turn.done`: {type(error).__name__} {error}") from error

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from agent_runtime.client import TurnOptions
+from agent_runtime.trajectory.model import Tiers
 from benchmarks.replay.records import TIERS, TurnRecord
 from benchmarks.replay.router import Streamed
 from benchmarks.replay.trace import Turn
@@ -32,54 +34,43 @@ def greedy(out: int) -> dict[str, Any]:
     }
 
 
-def turn_body(number: int, turn: Turn, prompt: list[int], history: int) -> dict[str, Any]:
+def turn_options(number: int, turn: Turn, prompt: list[int], history: int) -> TurnOptions:
     """Greedy, exactly as many tokens as wanted; refused by the router if it is not turn `number`.
 
     `history`: tokens that the router has. A turn that appends nothing sends the last token of
     its prompt again, because an engine needs something to compute.
     """
     kept = min(turn.keep, len(prompt) - 1)
-    body: dict[str, Any] = {
-        "token_ids": prompt[kept:],
-        "if_turn": number,
-        "stream": True,
-        "sampling": greedy(turn.generated),
-    }
+    sampling = greedy(turn.generated)
+    options = TurnOptions(token_ids=prompt[kept:], if_turn=number, sampling=sampling)
     if kept < history:
-        body["keep"] = kept
-    return body
+        options["keep"] = kept
+    return options
 
 
 def filled(record: TurnRecord, streamed: Streamed) -> TurnRecord:
     """The record with what the stream and its last event say."""
     done, times = streamed.done, streamed.times
-    usage, placement = done.get("usage") or {}, done.get("placement") or {}
-    timing = done.get("timing") or {}
+    usage, placement = done.usage, done.placement
     many = len(times) > 1
-    queued = timing.get("queued_s")
     return replace(
         record,
-        prompt_tokens=done["prompt_tokens"],
+        prompt_tokens=done.prompt_tokens,
         output_tokens=min(len(times), record.out),
         ttft_ms=(times[0] - streamed.sent) * 1e3,
         ttst_ms=(times[1] - times[0]) * 1e3 if many else None,
         tpot_ms=(times[-1] - times[0]) * 1e3 / (len(times) - 1) if many else None,
         e2e_ms=(streamed.ended - streamed.sent) * 1e3,
-        queued_ms=None if queued is None else queued * 1e3,
-        prefill=_counts(usage.get("prefill"), (*TIERS, "computed")),
-        decode=_counts(usage.get("decode"), TIERS),
-        engines={"prefill": placement["prefill"], "decode": placement["decode"]}
-        if {"prefill", "decode"} <= placement.keys()
-        else None,
-        split=placement.get("split"),
-        pages=placement.get("pages"),
-        load=usage.get("load") or None,
-        reason=placement.get("reason"),
+        queued_ms=done.timing.queued_s * 1e3,
+        prefill={**_counts(usage.prefill), "computed": usage.computed_tokens},
+        decode=None if usage.decode is None else _counts(usage.decode),
+        engines={"prefill": placement.prefill, "decode": placement.decode},
+        split=placement.split,
+        pages=placement.pages,
+        load={side: dict(load) for side, load in usage.load.items()} or None,
+        reason=placement.reason,
     )
 
 
-def _counts(reported: dict[str, Any] | None, names: tuple[str, ...]) -> dict[str, int] | None:
-    """`peer` is known to engines with the second path only."""
-    if reported is None:
-        return None
-    return {name: int({"peer": 0, **reported}[name]) for name in names}
+def _counts(tiers: Tiers) -> dict[str, int]:
+    return {tier: getattr(tiers, tier) for tier in TIERS}

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
+from agent_runtime.client import AsyncDualPathClient
 from benchmarks.replay.driver import replay
 from benchmarks.replay.plan import DriverOptions
 from benchmarks.replay.progress import Progress
@@ -150,8 +149,8 @@ def _reasons(seen: Observed) -> str:
 
 
 async def _flush(url: str) -> None:
-    async with aiohttp.ClientSession() as http:
+    async with AsyncDualPathClient(url) as client:
         try:
-            await Router(http, url).flush()
+            await Router(client).flush()
         except CallFailed as error:
             raise RunFailed(f"the caches could not be flushed: {error}") from error

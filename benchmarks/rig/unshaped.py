@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-import aiohttp
-
+from agent_runtime.client import AsyncDualPathClient
 from benchmarks.replay.router import CallFailed, Router
 from benchmarks.replay.stats import percentile
 from benchmarks.replay.trace import Session, Turn
-from benchmarks.replay.turns import turn_body
+from benchmarks.replay.turns import turn_options
 from benchmarks.rig import measure
 from benchmarks.rig.arms import ARMS, BESIDE, TOPOLOGIES
 from benchmarks.rig.machines import EngineSet
@@ -119,8 +118,8 @@ async def _gaps(
     url: str, background: Sequence[int], prompts: Iterator[tuple[Session, list[int]]]
 ) -> list[float]:
     """Milliseconds between the background request's tokens while others load one by one."""
-    async with aiohttp.ClientSession() as http:
-        router = Router(http, url)
+    async with AsyncDualPathClient(url) as client:
+        router = Router(client)
         running = asyncio.create_task(_turn(router, BACKGROUND, list(background)))
         try:
             while not running.done():
@@ -136,6 +135,6 @@ async def _gaps(
 async def _turn(router: Router, turn: Turn, tokens: list[int]) -> list[float]:
     """One turn in a session of its own; the times of its tokens in seconds."""
     session_id = await router.create({})
-    streamed = await router.turn(session_id, turn_body(0, turn, tokens, history=0))
+    streamed = await router.turn(session_id, turn_options(0, turn, tokens, history=0))
     await router.delete(session_id)
     return streamed.times

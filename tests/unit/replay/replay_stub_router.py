@@ -55,7 +55,15 @@ class StubRouter:
         self.metadata[sid] = body["metadata"]
         self.log.append(("create", sid))
         return web.json_response(
-            {"session_id": sid, "turns": 0, "history_tokens": 0, "created_at": 0}, status=201
+            {
+                "session_id": sid,
+                "created_at": 0,
+                "metadata": body["metadata"],
+                "turns": 0,
+                "history_tokens": 0,
+                "busy": False,
+            },
+            status=201,
         )
 
     async def show(self, request: web.Request) -> web.Response:
@@ -71,7 +79,7 @@ class StubRouter:
         if self.flush_failures:
             self.flush_failures -= 1
             return _error(502, "engine_failure", "not idle")
-        return web.json_response({})
+        return web.json_response({"flushed": ["p0", "d0"]})
 
     async def turn(self, request: web.Request) -> web.StreamResponse:
         sid, body = request.match_info["sid"], await request.json()
@@ -137,6 +145,7 @@ class StubRouter:
             "text": "",
             "finish_reason": "length",
             "history_tokens": len(prompt) + len(output),
+            "replayed": False,
             "usage": {
                 "prompt_tokens": len(prompt),
                 "completion_tokens": len(output),

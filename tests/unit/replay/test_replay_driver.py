@@ -137,7 +137,7 @@ async def test_a_turn_that_appends_nothing_sends_its_last_token_again() -> None:
     [
         ("status", "conflict"),
         ("event", "engine_failure"),
-        ("cut", "stream_ended"),
+        ("cut", "router_failure"),
         ("short", "protocol"),
         ("hang", "timeout"),
     ],
@@ -172,7 +172,8 @@ async def test_no_router_at_all() -> None:
         seen = await replay([chain("a")], SOURCE, options, progress)
     error = seen.sessions[0].error
     assert error is not None
-    assert error.kind == "connection"
+    assert error.kind == "router_failure"
+    assert "Cannot connect" in error.message
     assert seen.turns == []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from itertools import pairwise
 from statistics import mean
 
 import pytest
@@ -20,7 +19,6 @@ from benchmarks.replay.plan import (
     poisson_arrivals,
 )
 from benchmarks.replay.progress import Progress
-from benchmarks.replay.sse import SseParser
 from benchmarks.replay.stats import percentile, summary
 from dualpath_sglang.contract.errors import ConfigError
 
@@ -85,22 +83,6 @@ def test_driver_options_refuse_nonsense() -> None:
         with pytest.raises(ConfigError):
             DriverOptions(**{"url": "http://x", **bad})  # type: ignore[arg-type]
     assert DriverOptions("http://x").gaps == Gaps(0.0)
-
-
-STREAM = (
-    'event: a\ndata: {"x": "\u00e9"}\n\ndata: 1\ndata: 2\r\n\r\n: comment\n\nevent: b\ndata:3\n\n'
-)
-
-
-@given(st.lists(st.integers(0, len(STREAM.encode())), max_size=12))
-def test_events_do_not_depend_on_how_bytes_arrive(cuts: list[int]) -> None:
-    data = STREAM.encode()
-    places = [0, *sorted(cuts), len(data)]
-    parser = SseParser()
-    events = []
-    for start, end in pairwise(places):
-        events += parser.feed(data[start:end])
-    assert events == [("a", '{"x": "\u00e9"}'), ("message", "1\n2"), ("b", "3")]
 
 
 async def test_barrier_runs_once_after_all_and_before_any_goes_on() -> None:

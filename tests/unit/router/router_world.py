@@ -160,7 +160,7 @@ async def served(config: RouterConfig) -> AsyncIterator[World]:
     try:
         await eventually(lambda: server.started or task.done())
         base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with httpx.AsyncClient(base_url=base, timeout=10) as http:
+        async with httpx.AsyncClient(trust_env=False, base_url=base, timeout=10) as http:
             yield World(router, http, [])
     finally:
         server.stop.set()

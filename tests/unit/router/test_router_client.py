@@ -19,7 +19,7 @@ from agent_runtime.client import (
     TurnDone,
     TurnStarted,
 )
-from agent_runtime.client_wire import Events, _failure
+from agent_runtime.client_wire import Events, _Failure, _failure
 from agent_runtime.trajectory.model import Tiers
 from dualpath_sglang.contract import errors
 from dualpath_sglang.contract.errors import DualPathError, RouterFailure
@@ -143,8 +143,7 @@ async def test_errors_are_those_of_the_router() -> None:
 
 def test_every_leaf_comes_back_as_itself() -> None:
     for kind in leaves():
-        tree = {"type": kind.kind, "message": "why", "field": "f", "request_id": "r"}
-        made = _failure(tree, DualPathError)
+        made = _failure(_Failure(kind.kind, "why", "f", "r"), DualPathError)
         assert type(made) is kind
         assert (made.message, made.field, made.http_status) == ("why", "f", kind.http_status)
 
@@ -196,7 +195,11 @@ async def test_answers_that_no_router_gives(
 
 async def test_a_stream_that_breaks_off() -> None:
     begun = b'event: turn.started\ndata: {"turn": 0, "prompt_tokens": 1}\n\n'
-    for body, words in ((begun, "ended before"), (b"", "ended before"), (b"x\n\n", "no sense")):
+    for body, words in (
+        (begun, "ended before"),
+        (b"", "ended before"),
+        (b"event: tokens\ndata: x\n\n", "no sense"),
+    ):
         async with answering(200, body) as url, AsyncDualPathClient(url) as client:
             with pytest.raises(RouterFailure, match=words):
                 [event async for event in client.stream("s", token_ids=[1])]
@@ -204,7 +207,7 @@ async def test_a_stream_that_breaks_off() -> None:
 
 async def test_nobody_there_and_no_answer_in_time() -> None:
     async with AsyncDualPathClient("http://127.0.0.1:1") as client:
-        with pytest.raises(RouterFailure, match="ConnectError"):
+        with pytest.raises(RouterFailure, match=r"http://127\.0\.0\.1:1: ClientConnectorError"):
             await client.create()
     async with world() as w, AsyncDualPathClient(w.url, timeout=0.1) as client:
         w.decode.fault = "hang"
