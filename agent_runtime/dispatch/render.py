@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from agent_runtime.trajectory.chat import ChatNode
 from agent_runtime.trajectory.model import (
     ChatPart,
@@ -82,7 +84,7 @@ async def _render_messages(
         if request.on_template_rewrite == "error" or node is None:
             raise TemplateRewrite(reply.message, field=_field_of(reply, question))
         history = tuple(session.tokens[node.start : kept])
-        cut = replace(question, on_rewrite="cut", history_token_ids=history)
+        cut = msgspec.structs.replace(question, on_rewrite="cut", history_token_ids=history)
         reply = await renderer.ask(cut)
     if not isinstance(reply, Delta):
         raise _unexpected(reply)

@@ -48,7 +48,7 @@ class EngineInfo(Struct, frozen=True, forbid_unknown_fields=True, tag_field="v",
 
     def to_tree(self) -> dict[str, Any]:
         """JSON and msgpack values only."""
-        tree: dict[str, Any] = msgspec.to_builtins(self)
+        tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return tree
 
 

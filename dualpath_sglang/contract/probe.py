@@ -64,7 +64,7 @@ class ProbeResult(Struct, frozen=True, forbid_unknown_fields=True):
 
     def to_tree(self) -> dict[str, Any]:
         """JSON and msgpack values only."""
-        tree: dict[str, Any] = msgspec.to_builtins(self)
+        tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return tree
 
 

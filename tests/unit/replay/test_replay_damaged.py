@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.replay import cli, mooncake, sources
+from agent_runtime.cli import main as dualpath
+from benchmarks.replay import mooncake, sources
 from benchmarks.replay.trace import TraceError
 
 ROW: dict[str, Any] = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}
@@ -77,7 +78,7 @@ def test_one_line_with_file_line_and_reason(
 ) -> None:
     path, out = tmp_path / name, tmp_path / "out"
     path.write_bytes(data)
-    assert cli.main(words(path, out)) == 2
+    assert dualpath(words(path, out)) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"dualpath replay: {name}:{'' if line is None else f'{line}: '}")
     assert reason in said
@@ -87,7 +88,18 @@ def test_one_line_with_file_line_and_reason(
 
 def words(trace: Path, out: Path, *more: str) -> list[str]:
     url = "http://127.0.0.1:9"
-    return ["--url", url, "--vocab-size", "9", "--out", str(out), "--trace", str(trace), *more]
+    return [
+        "replay",
+        "--url",
+        url,
+        "--vocab-size",
+        "9",
+        "--out",
+        str(out),
+        "--trace",
+        str(trace),
+        *more,
+    ]
 
 
 @pytest.mark.parametrize("scale", ["1e308", "1e300", "1e6"])
@@ -96,7 +108,7 @@ def test_a_scale_beyond_all_models(
 ) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(session(append=1000, keep=0))
-    assert cli.main(words(path, tmp_path / "out", "--scale", scale)) == 2
+    assert dualpath(words(path, tmp_path / "out", "--scale", scale)) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("dualpath replay: t.jsonl:1: turns[0]: scaled by 1e+")
 
@@ -106,7 +118,7 @@ def test_an_out_folder_that_cannot_be_made_is_known_before_anything_is_sent(
 ) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(session())
-    assert cli.main(words(path, path / "out")) == 2
+    assert dualpath(words(path, path / "out")) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert "cannot be made: Not a directory (out)" in said
 

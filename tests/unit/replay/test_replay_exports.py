@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay_stub_router import StubRouter, served
 
-from benchmarks.replay import cli, export_aiperf, export_sglang
+from agent_runtime.cli import main as dualpath
+from benchmarks.replay import export_aiperf, export_sglang
 from benchmarks.replay.records import TokenTimes
 from benchmarks.replay.results import read_result
 
@@ -30,9 +31,10 @@ def run(tmp_path: Path, *more: str, faults: dict[int, str] | None = None) -> dic
     stub = StubRouter()
     stub.faults, stub.fault_session = faults or {}, "seed0-00000"
     with served(stub.app()) as url:
-        cli.main(
-            ["--url", url, "--out", str(tmp_path), "--vocab-size", "500", "--generate", "32k",
-             "--scale", "0.01", "--sessions", "4", "--turns", "5", "--min-turns", "5", *more]
+        dualpath(
+            ["replay", "--url", url, "--out", str(tmp_path), "--vocab-size", "500",
+             "--generate", "32k", "--scale", "0.01", "--sessions", "4", "--turns", "5",
+             "--min-turns", "5", *more]
         )  # fmt: skip
     return read_result(tmp_path)
 
@@ -173,8 +175,8 @@ def test_what_the_export_says(tmp_path: Path) -> None:
 
 
 def test_a_replay_in_which_nothing_works_has_files_too(tmp_path: Path) -> None:
-    cli.main(
-        ["--url", "http://127.0.0.1:9", "--out", str(tmp_path), "--vocab-size", "500",
+    dualpath(
+        ["replay", "--url", "http://127.0.0.1:9", "--out", str(tmp_path), "--vocab-size", "500",
          "--generate", "32k", "--scale", "0.01", "--sessions", "2"]
     )  # fmt: skip
     line, export = sglang_line(tmp_path), aiperf_file(tmp_path)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_stub_router import StubRouter, served
 
-from benchmarks.replay import cli, traj1
+from agent_runtime.cli import main as dualpath
+from benchmarks.replay import traj1
 from benchmarks.replay.results import read_result
 from benchmarks.replay.scale import scaled
 from benchmarks.replay.texts import Texts
@@ -151,7 +152,7 @@ def test_refuses_and_names_line_and_field(
 def run(tmp_path: Path, path: Path, *more: str) -> tuple[int, dict[str, Any] | None]:
     out = tmp_path / "out"
     with served(StubRouter().app()) as url:
-        status = cli.main(["--url", url, "--out", str(out), "--trace", str(path), *more])
+        status = dualpath(["replay", "--url", url, "--out", str(out), "--trace", str(path), *more])
     return status, read_result(out) if status != 2 else None
 
 
