@@ -54,7 +54,7 @@ class RouterConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """The HTTP front door."""
 
     host: Annotated[str, about("address to listen on")] = "127.0.0.1"
-    port: Annotated[Port, about("port to listen on (0: pick a free one)")] = 0
+    port: Annotated[Port, about("port to listen on (0: pick a free one)")] = 30_000
     engines: Annotated[
         tuple[EngineEndpoint, ...], about("the fleet; filled in by `dualpath up`")
     ] = ()

@@ -17,6 +17,7 @@ from agent_runtime.config import RouterConfig
 from agent_runtime.http.app import build_app
 from agent_runtime.router import Router
 from agent_runtime.settings import load
+from dualpath_sglang.contract.addresses import host_port
 from dualpath_sglang.contract.errors import DualPathError, StartupError
 
 DRAIN_S = 5
@@ -96,7 +97,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise StartupError(f"cannot listen on {host_port(host, port)}: {error.strerror}") from error
     listener.set_inheritable(True)
     return listener
 

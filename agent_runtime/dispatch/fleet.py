@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from agent_runtime.config import EngineEndpoint
+from dualpath_sglang.contract.addresses import is_http_url
 from dualpath_sglang.contract.errors import ConfigError
 from dualpath_sglang.contract.ids import EngineId
 
@@ -36,8 +36,7 @@ def _check(index: int, engine: EngineEndpoint) -> None:
     field = f"engines[{index}]"
     if not engine.name:
         raise ConfigError(f"{field}.name is empty: give a unique name", field=f"{field}.name")
-    url = urlsplit(engine.url)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    if not is_http_url(engine.url):
         raise ConfigError(
             f"{field}.url is {engine.url!r}: write http://host:port", field=f"{field}.url"
         )

@@ -13,6 +13,7 @@ import orjson
 from agent_runtime.doctor.door import EngineDoor
 from agent_runtime.doctor.places import Part
 from agent_runtime.doctor.report import Answer
+from dualpath_sglang.contract.addresses import split_host_port
 from dualpath_sglang.contract.errors import EngineFailure
 
 TIMEOUT_S = 10.0
@@ -53,10 +54,9 @@ async def _router(http: aiohttp.ClientSession, url: str) -> str:
 
 
 async def _port(address: str) -> str:
-    host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            _, writer = await asyncio.open_connection(*split_host_port(address))
     except (OSError, TimeoutError, ValueError) as error:
         return str(error) or type(error).__name__
     writer.close()

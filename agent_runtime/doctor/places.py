@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from agent_runtime.stack.status import SCHEMA
+from dualpath_sglang.contract.addresses import http_url, split_host_port
 from dualpath_sglang.contract.errors import ConfigError, StartupError
 
 ROUTER_TIMEOUT_S = 10.0
@@ -88,5 +89,5 @@ def _part(tree: dict[str, Any]) -> Part:
 
 
 def _admin_url(master: dict[str, Any]) -> str:
-    host = master["url"].rpartition(":")[0]
-    return f"http://{host}:{master['ports']['metrics']}"
+    host, _ = split_host_port(master["url"])
+    return http_url(host, master["ports"]["metrics"])

@@ -16,6 +16,8 @@ from typing import Protocol
 
 import orjson
 
+from dualpath_sglang.contract.addresses import split_host_port
+
 STEP_S = 20.0
 """A step that takes longer has failed; Mooncake itself gives up after 30 to 90 s."""
 KILL_S = 3.0
@@ -149,12 +151,11 @@ class ProbeObject:
 
 def local_address(peer: str) -> str:
     """The address of this machine from which `host:port` is reached; nothing is sent."""
-    host, _, port = peer.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, int(port)))
-        except (OSError, ValueError):
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
+    try:
+        host, port = split_host_port(peer)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, port))
+            return str(probe.getsockname()[0])
+    except (OSError, ValueError):
+        return "127.0.0.1"

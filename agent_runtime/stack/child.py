@@ -86,16 +86,18 @@ class Child:
         return self.cleared.wait(timeout)
 
     def _read(self, status_r: int) -> None:
-        with os.fdopen(status_r, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                self._note(line.rstrip("\n"))
-        self._guard.wait()
-        self._stdin.close()
-        if not self.exited.is_set():
-            self._guard_lost()
-        self.known.set()
-        self.cleared.set()
-        self._changed()
+        try:
+            with os.fdopen(status_r, encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    self._note(line.rstrip("\n"))
+        finally:
+            self._guard.wait()
+            self._stdin.close()
+            if not self.exited.is_set():
+                self._guard_lost()
+            self.known.set()
+            self.cleared.set()
+            self._changed()
 
     def _note(self, line: str) -> None:
         word, _, rest = line.partition(" ")

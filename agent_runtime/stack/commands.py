@@ -6,16 +6,21 @@ Flag names are those of SGLang (`srt/arg_groups/fields`) and mooncake_master 0.3
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from agent_runtime.config import EngineGroup, Scalar, StackConfig
 
 Flags = dict[str, Scalar]
 Argv = tuple[str, ...]
 PY = sys.executable
+UNSERVABLE = re.compile(r"[:,\x00-\x1f\x7f]+")
+"""SGLang keeps the colon for LoRA adapters. The name is part of the store's keys, and the master
+takes lists of keys apart at commas."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,23 @@ def store_host(config: StackConfig) -> str:
 
 
 def model_name(config: StackConfig) -> str:
-    return config.model.served_name or Path(config.model.path).resolve().name
+    """The folder's name without what no served name may have."""
+    folder = Path(config.model.path).resolve().name
+    return config.model.served_name or UNSERVABLE.sub("-", folder)
+
+
+def direct_env(config: StackConfig, no_proxy: str) -> dict[str, str]:
+    """Proxies are not asked for the hosts of this stack: SGLang's prefill engines register, and
+    decode engines find them, by HTTP clients that do as the environment says."""
+    if no_proxy.strip() == "*":
+        return {}
+    urls = [f"//{config.store.master_url}", *(group.url for group in config.engines)]
+    hosts = [urlsplit(url).hostname or "" for url in urls]
+    hosts += [config.host, config.store.host, config.router.host]
+    hosts += [host for group in config.engines for host in (group.host, group.store_host)]
+    names = [*no_proxy.split(","), "localhost", "127.0.0.1", "::1", *hosts]
+    value = ",".join(dict.fromkeys(name.strip() for name in names if name.strip()))
+    return {"NO_PROXY": value, "no_proxy": value}
 
 
 def engine_flags(config: StackConfig, group: EngineGroup, ports: EnginePorts) -> Flags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from agent_runtime.stack.component import Component
 from agent_runtime.stack.readiness import is_ready, tail
 from agent_runtime.stack.status import Board, Event, Failure, State
 
+log = logging.getLogger("dualpath.stack")
 LOOK_EVERY_S = 0.2
 RESTART_PAUSE_S = 0.5
 SHOWN_LINES = 20
@@ -62,6 +64,19 @@ class Keeper(threading.Thread):
     # --- the thread -----------------------------------------------------------------------
 
     def run(self) -> None:
+        try:
+            self._live()
+        except Exception as error:
+            # A defect of this thread: unnoticed, the start would wait for it for ever.
+            log.exception("%s is no longer watched", self.component.name)
+            what = f"can no longer be watched, which is a defect here: {error!r}"
+            self._fail(Failure(self.component.name, what, (), "", None))
+            self._set("failed", error=what)
+            if self.child is not None:
+                self.child.ask_to_stop(now=True)
+                self.child.wait_cleared()
+
+    def _live(self) -> None:
         if not self._wait_for_needs():
             self._set("stopped")
         elif self.component.external:

@@ -17,6 +17,7 @@ from agent_runtime.stack.component import Component, HttpReady, Layout, LineRead
 from agent_runtime.stack.names import NamedEngine, named_engines
 from agent_runtime.stack.ports import PortRequest
 from agent_runtime.stack.validate import validate
+from dualpath_sglang.contract.addresses import host_port, http_url
 
 
 def port_requests(config: StackConfig) -> Iterator[PortRequest]:
@@ -45,13 +46,14 @@ def build(
     run_dir: Path,
     socket_dir: Path,
     programs: Programs,
+    no_proxy: str = "",
 ) -> Layout:
     """The components of a stack. `ports` answers `port_requests`; `socket_dir` is short, because
-    the path of a unix socket may have 107 bytes only."""
+    the path of a unix socket may have 107 bytes only. `no_proxy`: the variable as it is here."""
     validate(config)
     parts = _store_components(config, ports, programs)
     master = config.store.master_url or (
-        f"{commands.store_host(config)}:{ports['master']}" if _starts_master(config) else ""
+        host_port(commands.store_host(config), ports["master"]) if _starts_master(config) else ""
     )
     needs = tuple(part.name for part in parts)
     endpoints = []
@@ -73,8 +75,16 @@ def build(
         files[run_dir / "router.yaml"] = text
         if config.start_renderer:
             parts.append(_renderer(config, socket_dir, programs))
-    parts = [dataclasses.replace(p, start_timeout_s=config.start_timeout_s) for p in parts]
-    parts = [dataclasses.replace(p, grace_s=config.stop_grace_s) for p in parts]
+    direct = commands.direct_env(config, no_proxy)
+    parts = [
+        dataclasses.replace(
+            part,
+            env={**direct, **part.env},
+            start_timeout_s=config.start_timeout_s,
+            grace_s=config.stop_grace_s,
+        )
+        for part in parts
+    ]
     return Layout(tuple(parts), tuple(endpoints), files, router_url)
 
 
@@ -97,7 +107,7 @@ def _store_components(
         rpc, metrics = ports["master"], ports["metrics"]
         flags = commands.to_argv(commands.master_flags(config, rpc, metrics), equals=True)
         host = commands.store_host(config)
-        master = f"{host}:{rpc}"
+        master = host_port(host, rpc)
         parts.append(
             Component(
                 name="master",
@@ -144,7 +154,7 @@ def _engine(
     names = ("http", "nccl", "bootstrap")
     held = {n: ports[f"{engine.name}.{n}"] for n in names if f"{engine.name}.{n}" in ports}
     flags = commands.engine_flags(config, group, EnginePorts(**held))
-    url = f"http://{commands.group_host(config, group)}:{held['http']}"
+    url = http_url(commands.group_host(config, group), held["http"])
     return Component(
         name=engine.name,
         kind="engine",
@@ -174,7 +184,7 @@ def _endpoint(config: StackConfig, engine: NamedEngine, ports: Mapping[str, int]
     return EngineEndpoint(
         name=engine.name,
         role=group.role,
-        url=f"http://{host}:{ports[f'{engine.name}.http']}",
+        url=http_url(host, ports[f"{engine.name}.http"]),
         bootstrap_host=host if prefill else "",
         bootstrap_port=ports[f"{engine.name}.bootstrap"] if prefill else 0,
     )
@@ -206,7 +216,7 @@ def _router(
         command=(*programs.router, "--config", str(run_dir / "router.yaml")),
         ready=LineReady(),
         on_exit=config.on_child_exit.router,
-        url=f"http://{_reachable(config.router.host)}:{ports['router']}",
+        url=http_url(_reachable(config.router.host), ports["router"]),
         ports={"http": ports["router"]},
     )
 
@@ -238,8 +248,8 @@ def _store_admin_url(config: StackConfig, ports: Mapping[str, int]) -> str:
     """Of the master started here; that of a master elsewhere is for the user to name."""
     if "metrics" not in ports:
         return ""
-    return f"http://{commands.store_host(config)}:{ports['metrics']}"
+    return http_url(commands.store_host(config), ports["metrics"])
 
 
 def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -8,6 +8,7 @@ side never pick the same one. The lock goes with the process, also when it is ki
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -20,7 +21,8 @@ from typing import IO
 
 from dualpath_sglang.contract.errors import ConfigError, StartupError
 
-LOWEST, HIGHEST = 20_000, 32_000
+LOWEST, HIGHEST = 20_000, 30_000
+"""Below the router's usual port (30000), which one stack must not take from another."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,24 @@ def lease(requests: Iterable[PortRequest], rng: random.Random | None = None) -> 
 
 
 def is_free(port: int) -> bool:
-    """No socket listens on the port, on any address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    """No socket listens on the port, on any address of IPv4 and IPv6."""
+    return _can_bind(socket.AF_INET, port) and _can_bind(socket.AF_INET6, port)
+
+
+def _can_bind(family: socket.AddressFamily, port: int) -> bool:
+    try:
+        probe = socket.socket(family, socket.SOCK_STREAM)
+    except OSError:
+        return True  # this machine has no such addresses
+    with probe:
         # Connections in TIME_WAIT are no obstacle: servers set this option too.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             probe.bind(("", port))
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno == errno.EADDRNOTAVAIL
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import os
 import shutil
 import tempfile
 import threading
@@ -103,7 +104,10 @@ class RunningStack:
         self._own_sockets = len(str(self.run_dir)) + 15 > LONGEST_SOCKET_PATH
         sockets = Path(tempfile.mkdtemp(prefix="dualpath-")) if self._own_sockets else self.run_dir
         self._sockets = sockets
-        self.layout: Layout = build(config, ports.ports, self.run_dir, sockets, programs)
+        no_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+        self.layout: Layout = build(
+            config, ports.ports, self.run_dir, sockets, programs, no_proxy=no_proxy
+        )
         self.failure: Failure | None = None
         self._board = Board(
             self.run_dir / "status.json", time.monotonic, self.layout.router_url, on_event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from agent_runtime.stack.component import Component
 
 SCHEMA = "dualpath-stack/1"
+log = logging.getLogger("dualpath.stack")
 
 State = Literal[
     "waiting", "starting", "ready", "exited", "restarting", "failed", "stopping", "stopped"
@@ -121,7 +123,11 @@ class Board:
             self.changed.notify_all()
             # Told under the lock, so that a listener sees changes in their order.
             if event is not None and self.listener is not None:
-                self.listener(event)
+                try:
+                    self.listener(event)
+                except Exception:
+                    # What is shown is not what is supervised.
+                    log.exception("a listener failed at %r", event)
 
     def tree(self) -> dict[str, Any]:
         return {

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from agent_runtime.config import EngineGroup, StackConfig
-from agent_runtime.stack.commands import second_path
+from agent_runtime.stack.commands import UNSERVABLE, second_path
 from agent_runtime.stack.names import NamedEngine, named_engines
+from dualpath_sglang.contract.addresses import is_host, is_http_url, split_host_port
 from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.contract.errors import ConfigError
 
@@ -43,7 +42,10 @@ def validate(config: StackConfig) -> None:
     if not config.model.path and (reads_model or any(not e.group.url for e in engines)):
         message = "model.path is not set; give the folder of the model (--model PATH)"
         raise ConfigError(message, field="model.path")
+    _check_served_name(config.model.served_name)
     _check_master(config.store.master_url)
+    if config.router.store_admin_url:
+        _check_url(config.router.store_admin_url, "router.store_admin_url")
     _check_prefetch_policy(config, engines)
 
 
@@ -60,10 +62,7 @@ def _check_group(group: EngineGroup, where: str) -> None:
             message = f"{where}.bootstrap_port: only prefill engines have one"
             raise ConfigError(message, field=f"{where}.bootstrap_port")
         return
-    parts = urlsplit(group.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        message = f"{where}.url: expected http://host:port, got {group.url!r}"
-        raise ConfigError(message, field=f"{where}.url")
+    _check_url(group.url, f"{where}.url")
     if group.count != 1:
         message = f"{where}.count: a group with a url is one engine; write one group per engine"
         raise ConfigError(message, field=f"{where}.count")
@@ -87,6 +86,12 @@ def _check_hosts(config: StackConfig) -> None:
     for g, group in enumerate(config.engines):
         hosts[f"engines[{g}].host"] = group.host or config.host
         hosts[f"engines[{g}].store_host"] = group.store_host or config.host
+    for field, host in {**hosts, "router.host": config.router.host}.items():
+        if host and not is_host(host):
+            message = (
+                f"{field}: expected a name or an address (IPv6 without brackets), got {host!r}"
+            )
+            raise ConfigError(message, field=field)
     for field, host in hosts.items():
         if host in ("0.0.0.0", "::", ""):
             raise ConfigError(
@@ -106,11 +111,29 @@ def _check_names(engines: tuple[NamedEngine, ...]) -> None:
         taken[engine.name] = engine.where
 
 
+def _check_url(url: str, field: str) -> None:
+    if not is_http_url(url):
+        message = f"{field}: expected http://host:port, got {url!r}"
+        hint = "; an IPv6 address stands in brackets" if url.count(":") > 2 else ""
+        raise ConfigError(message + hint, field=field)
+
+
 def _check_master(master_url: str) -> None:
-    host, _, port = master_url.rpartition(":")
-    if master_url and not (host and port.isdigit() and "/" not in host):
+    if not master_url:
+        return
+    try:
+        split_host_port(master_url)
+    except ValueError as error:
         message = f"store.master_url: expected host:port, got {master_url!r}"
-        raise ConfigError(message, field="store.master_url")
+        raise ConfigError(message, field="store.master_url") from error
+
+
+def _check_served_name(name: str) -> None:
+    found = UNSERVABLE.search(name)
+    if found is not None or name != name.strip():
+        character = repr(found[0][0]) if found else "a space at an end"
+        message = f"model.served_name: {name!r} has {character}, which no served name may have"
+        raise ConfigError(message, field="model.served_name")
 
 
 def _check_prefetch_policy(config: StackConfig, engines: tuple[NamedEngine, ...]) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent_runtime.config import EngineGroup, ModelConfig, StackConfig, StoreConfig
+from agent_runtime.config import EngineGroup, ModelConfig, RouterConfig, StackConfig, StoreConfig
 from agent_runtime.stack.stack import Stack
 from agent_runtime.stack.status import Event
 from benchmarks.replay import table
@@ -105,6 +105,7 @@ def pair_config(model: Path, out: Path, threads: int) -> StackConfig:
         cpu=True,
         cpu_threads=threads,
         dtype="float32",
+        router=RouterConfig(port=0),
         run_dir=str(out / "run"),
     )
 

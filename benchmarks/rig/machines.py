@@ -19,6 +19,7 @@ from agent_runtime.stack.status import Event
 from benchmarks.rig.arms import Arm, Topology, Variant
 from benchmarks.rig.counters import EngineCounts, cpu_seconds, engine_counts
 from benchmarks.rig.stacks import StackPlan
+from dualpath_sglang.contract.addresses import http_url, split_host_port
 from dualpath_sglang.contract.errors import StartupError
 
 Show = Callable[[str], None]
@@ -100,8 +101,8 @@ class Machines:
     def store_admin_url(self) -> str:
         """The master's metrics port, which also answers what exists."""
         component = self.store.component("master").component
-        host = component.url.rpartition(":")[0]
-        return f"http://{host}:{component.ports['metrics']}"
+        host, _ = split_host_port(component.url)
+        return http_url(host, component.ports["metrics"])
 
     def engines(self, topology: Topology, variant: Variant, *, beside: bool = False) -> EngineSet:
         """Running engines of this kind. Raises StartupError.

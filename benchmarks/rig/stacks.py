@@ -123,6 +123,7 @@ class StackPlan:
             engines=groups,
             start_renderer=False,
             router=RouterConfig(
+                port=0,
                 split_policy=arm.split,
                 store_admin_url=admin_url if arm.ours else "",
                 plan_deadline_s=LOAD_DEADLINE_S,

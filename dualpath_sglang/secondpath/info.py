@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from dualpath_sglang import sglang_api
+from dualpath_sglang.contract.addresses import host_port
 from dualpath_sglang.contract.engine_info import EngineInfo
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def engine_info(path: SecondPath) -> EngineInfo:
-    exports = (f"{path.host}:{path.server.port}",) if path.server is not None else ()
+    exports = (host_port(path.host, path.server.port),) if path.server is not None else ()
     return EngineInfo(
         role=path.role,
         sglang=sglang_api.version(),

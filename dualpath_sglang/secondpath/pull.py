@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dualpath_sglang.contract.addresses import split_host_port
 from dualpath_sglang.contract.clock import Clock
 from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.secondpath.load import Key, Load, State
@@ -127,12 +128,11 @@ class PeerClient:
         return peer
 
     async def _connect(self, peer: _Peer, address: str) -> None:
-        host, _, port = address.rpartition(":")
         line = None
         try:
             async with asyncio.timeout(CONNECT_S):
                 reader, writer = await asyncio.open_connection(
-                    host.strip("[]"), int(port), limit=MAX_LINE
+                    *split_host_port(address), limit=MAX_LINE
                 )
                 line = Line(reader, writer, asyncio.get_running_loop())
                 line.send(Hello(self._fingerprint))

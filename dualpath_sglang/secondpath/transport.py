@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dualpath_sglang.contract.addresses import host_port
 from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.secondpath.pool import Entries
 
@@ -65,7 +66,7 @@ class MooncakeTransport:
 
     @property
     def session(self) -> str:
-        return f"{self._host}:{self._engine.get_rpc_port()}"
+        return host_port(self._host, self._engine.get_rpc_port())
 
     def read(self, session: str, reads: Entries, limit_s: float) -> Reading:
         engine, end = self._engine, time.monotonic() + limit_s

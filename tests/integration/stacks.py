@@ -27,7 +27,7 @@ def pair_config(model: Path, run_dir: Path, **changes: Any) -> StackConfig:
         model=ModelConfig(path=str(model)),
         cpu=True,
         dtype="float32",
-        router=RouterConfig(turn_deadline_s=60.0),
+        router=RouterConfig(port=0, turn_deadline_s=60.0),
         on_child_exit=policies,
         max_restarts=20,
         run_dir=str(run_dir),

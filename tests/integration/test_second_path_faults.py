@@ -339,7 +339,7 @@ def routed(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     config = pair_config(
         model_dir,
         tmp_path_factory.mktemp("routed"),
-        router=RouterConfig(split_policy="decode_path"),
+        router=RouterConfig(port=0, split_policy="decode_path"),
         engines=(
             EngineGroup(role="prefill", env=BOOKS | SLOW_PULL),
             EngineGroup(role="decode", env=BOOKS | SLOW),

@@ -66,7 +66,7 @@ def test_check_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_config_docs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config-docs"]) == 0
-    assert "| `router.port` | whole number (0 to 65535) | `0` |" in capsys.readouterr().out
+    assert "| `router.port` | whole number (0 to 65535) | `30000` |" in capsys.readouterr().out
 
 
 def test_config_schema(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from agent_runtime.config import (
 from agent_runtime.dispatch.fleet import fleet_of
 from agent_runtime.settings import decode
 from agent_runtime.stack.commands import Programs, to_argv
-from agent_runtime.stack.component import Component, Layout
+from agent_runtime.stack.component import Component, HttpReady, Layout
 from agent_runtime.stack.layout import build, port_requests
 from agent_runtime.stack.names import named_engines
 from agent_runtime.stack.sglang_flags import check_flags, known_flags
@@ -291,6 +291,14 @@ FAR = "http://10.0.0.1:30000"
             {"engines": (PREFILL, EngineGroup(role="decode", url=FAR, command_prefix=("x",)))},
             "engines[1].command_prefix",
         ),
+        ({"host": "[::1]"}, "host"),
+        ({"host": "http://10.0.0.1"}, "host"),
+        ({"router": RouterConfig(host="a b")}, "router.host"),
+        ({"router": RouterConfig(store_admin_url="x:1")}, "router.store_admin_url"),
+        ({"model": ModelConfig(path="m", served_name="qwen3:0.6b")}, "model.served_name"),
+        ({"model": ModelConfig(path="m", served_name="v1,2")}, "model.served_name"),
+        ({"model": ModelConfig(path="m", served_name="a\nb")}, "model.served_name"),
+        ({"store": StoreConfig(master_url="::1:50051")}, "store.master_url"),
         ({"store": StoreConfig(master_url="http://x:1")}, "store.master_url"),
         ({"store": StoreConfig(master_url="x")}, "store.master_url"),
         ({"router": RouterConfig(engines=(EngineEndpoint(),))}, "router.engines"),
@@ -300,6 +308,14 @@ FAR = "http://10.0.0.1:30000"
             "engines[1].name",
         ),
         ({"engines": (PREFILL, EngineGroup(role="decode", url="x:1"))}, "engines[1].url"),
+        (
+            {"engines": (PREFILL, EngineGroup(role="decode", url="http://::1:30000"))},
+            "engines[1].url",
+        ),
+        (
+            {"engines": (PREFILL, EngineGroup(role="decode", url="http://[::1:30000"))},
+            "engines[1].url",
+        ),
         ({"engines": (PREFILL, EngineGroup(role="decode", url=FAR, count=2))}, "engines[1].count"),
         ({"engines": (PREFILL, EngineGroup(role="decode", url=FAR, port=1))}, "engines[1].port"),
         (
@@ -342,6 +358,60 @@ def test_a_prefetch_policy_that_the_engines_would_refuse(policy: Any) -> None:
     assert caught.value.field == "prefetch_policy"
     validate(msgspec.structs.replace(config, hooks="reports"))
     validate(msgspec.structs.replace(config, store=StoreConfig(enabled=False)))
+
+
+def test_ipv6_addresses_stand_in_brackets_where_a_port_follows() -> None:
+    got = layout(stack(host="::1", router=RouterConfig(host="::", port=30_000)))
+    parts = {c.name: c for c in got.components}
+    assert got.router_url == "http://[::1]:30000"
+    master = parts["master"]
+    assert master.url == f"[::1]:{master.ports['rpc']}"
+    assert parts["decode-0"].env["MOONCAKE_MASTER"] == master.url
+    assert parts["decode-0"].ready == HttpReady(f"{parts['decode-0'].url}/health")
+    for endpoint in got.engines:
+        assert endpoint.url.startswith("http://[::1]:")
+    assert fleet_of(got.engines)
+    text = got.files[Path("/run/router.yaml")]
+    router = decode(RouterConfig, yaml.safe_load(text), "router.yaml")
+    assert router.store_admin_url == f"http://[::1]:{master.ports['metrics']}"
+    validate(stack(store=StoreConfig(master_url="[::1]:50051")))
+    validate(stack(engines=(PREFILL, EngineGroup(role="decode", url="http://[fd00::7]:30000"))))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("qwen3:0.6b", "qwen3-0.6b"),
+        ("v1,2", "v1-2"),
+        ("mein Modell ü", "mein Modell ü"),
+        ("a::,b", "a-b"),
+    ],
+)
+def test_a_folder_may_have_a_name_that_no_model_may(folder: str, name: str) -> None:
+    config = stack(model=ModelConfig(path=f"/models/{folder}"))
+    validate(config)
+    engine = flags(part(config, "prefill-0"))
+    assert engine["served-model-name"] == name
+    assert engine["model-path"] == f"/models/{folder}"
+
+
+def test_components_reach_each_other_without_a_proxy() -> None:
+    far = EngineGroup(role="decode", url="http://far.example:30000")
+    near = EngineGroup(role="prefill", host="10.0.0.1", store_host="10.1.0.1")
+    config = stack(engines=(near, far), store=StoreConfig(master_url="[fd00::9]:50051"))
+    ports = {r.key: r.wanted or 20_000 + i for i, r in enumerate(port_requests(config))}
+    folders = (Path("/run"), Path("/sock"))
+    made = build(config, ports, *folders, Programs(), no_proxy="corp.example, 10.0.0.1")
+    for component in made.components:
+        assert component.env["NO_PROXY"] == component.env["no_proxy"]
+    hosts = made.components[0].env["no_proxy"].split(",")
+    assert hosts[:5] == ["corp.example", "10.0.0.1", "localhost", "127.0.0.1", "::1"]
+    assert {"fd00::9", "far.example", "10.1.0.1"} <= set(hosts)
+    assert len(set(hosts)) == len(hosts)
+    everything = build(config, ports, *folders, Programs(), no_proxy="*")
+    assert "NO_PROXY" not in everything.components[0].env
+    own = EngineGroup(role="prefill", env={"no_proxy": "mine"})
+    assert part(stack(engines=(own, DECODE)), "prefill-0").env["no_proxy"] == "mine"
 
 
 def test_words_of_flags() -> None:

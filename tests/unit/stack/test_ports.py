@@ -41,6 +41,11 @@ def test_a_wanted_port_in_use_names_its_setting() -> None:
     assert f"port {port} is in use" in caught.value.message
 
 
+def test_a_port_in_use_on_ipv6_alone() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        assert not is_free(taken.getsockname()[1])
+
+
 def test_two_settings_for_one_port() -> None:
     requests = [PortRequest("a", "router.port", 9000), PortRequest("b", "store.master_port", 9000)]
     with pytest.raises(ConfigError, match=r"router.port and store.master_port both ask for"):

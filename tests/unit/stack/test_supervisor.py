@@ -10,10 +10,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent_runtime.config import EngineGroup, ExitPolicies, StackConfig, StoreConfig
+from agent_runtime.config import (
+    EngineGroup,
+    ExitPolicies,
+    RouterConfig,
+    StackConfig,
+    StoreConfig,
+)
+from agent_runtime.stack import keeper
 from agent_runtime.stack.commands import Programs
 from agent_runtime.stack.ports import is_free
 from agent_runtime.stack.stack import RunningStack, Stack
@@ -30,6 +38,7 @@ def full(make: Make, **changes: object) -> StackConfig:
         "engines": (EngineGroup(role="prefill"), EngineGroup(role="decode")),
         "store": StoreConfig(),
         "start_router": True,
+        "router": RouterConfig(port=0),
         "start_renderer": True,
     }
     return make(**(settings | changes))
@@ -93,6 +102,31 @@ def test_a_component_that_ignores_sigterm_is_killed(
     stack.stop()
     assert left() == []
     assert stack.component("plain-0").exit_code == -signal.SIGKILL
+
+
+def test_a_defect_in_a_watcher_ends_the_start(
+    make_config: Make, stubs: Programs, left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> bool:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(keeper, "is_ready", broken)
+    began = time.monotonic()
+    with pytest.raises(StartupError, match=r"plain-0 can no longer be watched.*a defect"):
+        Stack(make_config(), programs=stubs).start()
+    assert time.monotonic() - began < 15
+    assert left() == []
+
+
+def test_a_listener_that_fails_stops_nothing(
+    make_config: Make, stubs: Programs, left: Left
+) -> None:
+    def broken(event: Event) -> None:
+        raise ValueError("a defect")
+
+    with Stack(make_config(), programs=stubs, on_event=broken).start() as running:
+        assert running.started_in_s is not None
+    assert left() == []
 
 
 @pytest.mark.parametrize("mode", ["family", "deaf"])
