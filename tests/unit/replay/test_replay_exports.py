@@ -168,7 +168,7 @@ def test_what_the_export_says(tmp_path: Path) -> None:
     assert export["inter_token_latency"]["avg"] == pytest.approx(statistics.mean(paced))
     assert export["error_summary"] == [
         {
-            "error_details": {"code": None, "type": "engine_failure", "message": "P died"},
+            "error_details": {"code": 502, "type": "engine_failure", "message": "P died"},
             "count": 1,
         }
     ]
