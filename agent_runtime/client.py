@@ -16,6 +16,7 @@ environment counts, and errors name the proxy.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar, Unpack
@@ -27,6 +28,7 @@ from yarl import URL
 from agent_runtime import client_wire as wire
 from agent_runtime.client_wire import (
     CONNECT_TIMEOUT_S,
+    KEY_VARIABLE,
     TIMEOUT_S,
     Call,
     NewTokens,
@@ -54,10 +56,14 @@ T = TypeVar("T")
 
 
 class DualPathClient:
-    """Every method raises DualPathError. `timeout`: seconds without a byte of the answer."""
+    """Every method raises DualPathError. `api_key`: else that of the variable DUALPATH_API_KEY.
+    `timeout`: seconds without a byte of the answer."""
 
-    def __init__(self, base_url: str, *, timeout: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, base_url: str, *, api_key: str | None = None, timeout: float = TIMEOUT_S
+    ) -> None:
         self._url = base_url.rstrip("/")
+        self._key = api_key or os.environ.get(KEY_VARIABLE)
         with _mapped(self._url):
             self._http = httpx.Client(
                 timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S)),
@@ -121,15 +127,18 @@ class DualPathClient:
             return call.read(Reply(reply.status_code, reply.headers, reply.content))
 
     def _request(self, call: Call[Any]) -> dict[str, Any]:
-        url, headers = self._url + call.path, call.all_headers()
+        url, headers = self._url + call.path, call.all_headers(self._key)
         return {"method": call.method, "url": url, "content": call.content, "headers": headers}
 
 
 class AsyncDualPathClient:
     """As `DualPathClient`, for asyncio. Connections are made, and closed, in one event loop."""
 
-    def __init__(self, base_url: str, *, timeout: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, base_url: str, *, api_key: str | None = None, timeout: float = TIMEOUT_S
+    ) -> None:
         self._url = base_url.rstrip("/")
+        self._key = api_key or os.environ.get(KEY_VARIABLE)
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=min(timeout, CONNECT_TIMEOUT_S), sock_read=timeout
         )
@@ -202,7 +211,7 @@ class AsyncDualPathClient:
             call.method,
             URL(self._url + call.path, encoded=True),
             data=call.content,
-            headers=call.all_headers(),
+            headers=call.all_headers(self._key),
             allow_redirects=False,
         )
 

@@ -20,6 +20,8 @@ from dualpath_sglang.contract.errors import DualPathError, RouterFailure, Satura
 TIMEOUT_S = RouterConfig().turn_deadline_s + 30
 """Silence after which a call is given up: longer than the router lets a turn take."""
 CONNECT_TIMEOUT_S = 10.0
+KEY_VARIABLE = "DUALPATH_API_KEY"
+"""The key of clients that are given none."""
 T = TypeVar("T")
 
 
@@ -139,14 +141,21 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     also_fine: tuple[int, ...] = ()
 
-    def all_headers(self) -> dict[str, str]:
-        return {"Content-Type": "application/json", **self.headers}
+    def all_headers(self, api_key: str | None) -> dict[str, str]:
+        key = {} if not api_key else {"Authorization": f"Bearer {api_key}"}
+        return {"Content-Type": "application/json", **key, **self.headers}
 
     def read(self, reply: Reply) -> T:
         """Raises what the router answered."""
         if reply.status >= 300 and reply.status not in self.also_fine:
             raise _refused(reply)
         return self.parse(reply.body)
+
+
+def key_headers(environ: Mapping[str, str]) -> dict[str, str]:
+    """The header of the key that the environment names, for requests of other kinds."""
+    key = environ.get(KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def create(session_id: str | None, metadata: Mapping[str, Any] | None) -> Call[SessionInfo]:

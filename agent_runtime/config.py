@@ -14,9 +14,11 @@ from msgspec import Meta, Struct
 from dualpath_sglang.contract.kinds import (
     Count,
     Number,
+    OwnerName,
     Port,
     Positive,
     Seconds,
+    Secret,
     SomeSeconds,
     about,
 )
@@ -55,6 +57,22 @@ class RouterConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     host: Annotated[str, about("address to listen on")] = "127.0.0.1"
     port: Annotated[Port, about("port to listen on (0: pick a free one)")] = 30_000
+    keys: Annotated[
+        Mapping[OwnerName, Secret],
+        about(
+            "API keys by the name of their owner: `Authorization: Bearer KEY` or `x-api-key: KEY`; "
+            "sessions belong to the owner whose key made them (none: no key is asked for)"
+        ),
+    ] = {}
+    admin_key: Annotated[
+        Secret, about("the key of /admin (empty: any of `keys`); it opens no sessions")
+    ] = ""
+    protect_metrics: Annotated[bool, about("GET /metrics too wants a key that opens /admin")] = (
+        False
+    )
+    insecure: Annotated[
+        bool, about("listen on other addresses than this machine's own without keys")
+    ] = False
     engines: Annotated[
         tuple[EngineEndpoint, ...], about("the fleet; filled in by `dualpath up`")
     ] = ()
@@ -276,6 +294,7 @@ class StackConfig(Struct, frozen=True, forbid_unknown_fields=True):
         tuple[EngineGroup, ...],
         about("groups of engines (default: one prefill and one decode)"),
     ] = (EngineGroup(role="prefill"), EngineGroup(role="decode"))
+    insecure: Annotated[bool, about("as router.insecure")] = False
     start_router: Annotated[bool, about("start the router")] = True
     start_renderer: Annotated[
         bool, about("start the renderer (text and messages become tokens)")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import urllib.request
 from urllib.parse import urlsplit
+
+from dualpath_sglang.contract.addresses import is_loopback
 
 
 def is_local(url: str) -> bool:
     """On this machine: no proxy is asked for what it would look for on its own."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return is_loopback(urlsplit(url).hostname or "")
 
 
 def proxy_of(url: str) -> str | None:

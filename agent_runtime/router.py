@@ -18,6 +18,7 @@ from agent_runtime.dispatch.limits import Limits, model_facts
 from agent_runtime.dispatch.loop import PlacementLoop
 from agent_runtime.dispatch.pipeline import Pipeline
 from agent_runtime.dispatch.text import Detokenizer
+from agent_runtime.owners import Keys
 from agent_runtime.planning.planner import Planner
 from agent_runtime.planning.store_admin import StoreAdmin
 from agent_runtime.scheduling.policies import POLICIES
@@ -42,6 +43,7 @@ class Router:
         self.config = config
         self.rng = rng or random.SystemRandom()
         self._clock = clock or SystemClock()
+        self.keys = Keys(config.keys, config.admin_key)
         self._facts = model_facts(config.model_path)
         self._detokenizer = Detokenizer.of(config.model_path)
         self._fleet = fleet_of(config.engines)

@@ -15,10 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agent_runtime.config import RouterConfig
 from agent_runtime.http.app import build_app
+from agent_runtime.owners import EXPOSED, is_exposed
 from agent_runtime.router import Router
 from agent_runtime.settings import load
 from dualpath_sglang.contract.addresses import host_port
-from dualpath_sglang.contract.errors import DualPathError, StartupError
+from dualpath_sglang.contract.errors import ConfigError, DualPathError, StartupError
 
 DRAIN_S = 5
 """How long turns under way may go on after SIGTERM."""
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(
             level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
+        if is_exposed(config.host, config.keys, config.insecure):
+            raise ConfigError(f"host is {config.host}: {EXPOSED}", field="host")
         listener = _listen(config.host, config.port)
         app = build_app(Router(config))
     except DualPathError as error:

@@ -17,11 +17,11 @@ from msgspec import NODEFAULT, Struct
 
 from agent_runtime.yaml_file import KeyPath, YamlFile, dump, value_of
 from dualpath_sglang.contract.errors import ConfigError
-from dualpath_sglang.contract.kinds import help_of, in_words, parts
+from dualpath_sglang.contract.kinds import help_of, in_words, is_secret, parts
 
 ENV_PREFIX = "DUALPATH_"
-NOT_SETTINGS = ("DUALPATH_CHILD_", "DUALPATH_ENGINE_", "DUALPATH_TEST_")
-"""Prefixes of variables that our own processes pass to each other; the loader ignores them."""
+NOT_SETTINGS = ("DUALPATH_API_KEY", "DUALPATH_CHILD_", "DUALPATH_ENGINE_", "DUALPATH_TEST_")
+"""Beginnings of variables that are for clients, or that our own processes pass to each other."""
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
@@ -159,7 +159,8 @@ def _misfit(kind: Any, value: Any, path: KeyPath, where: Where) -> ConfigError:
         except msgspec.ValidationError:
             return _misfit(part_kind, part, here, where)
     name = _spelled(path) or "the file"
-    message = f"{name} in {where(path)}: expected {_expected(kind)}, got {value!r}"
+    got = "something else, which is not shown here" if _holds_secrets(kind) else repr(value)
+    message = f"{name} in {where(path)}: expected {_expected(kind)}, got {got}"
     return ConfigError(message + _hint(inner, value), field=name)
 
 
@@ -192,6 +193,11 @@ def _expected(kind: Any) -> str:
     if _struct(inner):
         return "a mapping of settings"
     return "a list" if _origin_is(inner, tuple) else in_words(kind)
+
+
+def _holds_secrets(kind: Any) -> bool:
+    inner, _ = parts(kind)
+    return is_secret(kind) or any(is_secret(inside) for inside in get_args(inner))
 
 
 def _hint(kind: Any, value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from agent_runtime.client_wire import KEY_VARIABLE, key_headers
 from agent_runtime.stack.status import SCHEMA
 from dualpath_sglang.contract.addresses import http_url, split_host_port
 from dualpath_sglang.contract.errors import ConfigError, StartupError
@@ -66,7 +68,12 @@ async def from_router(http: aiohttp.ClientSession, url: str) -> Places:
     url = url.rstrip("/")
     timeout = aiohttp.ClientTimeout(total=ROUTER_TIMEOUT_S)
     try:
-        async with http.get(f"{url}/admin/engines", timeout=timeout) as reply:
+        async with http.get(
+            f"{url}/admin/engines", timeout=timeout, headers=key_headers(os.environ)
+        ) as reply:
+            if reply.status in (401, 403):
+                message = f"the router at {url} wants its admin key: set {KEY_VARIABLE}"
+                raise StartupError(message)
             trees = orjson.loads(await reply.read())["engines"]
             engines = [Part(t["name"], "engine", t["role"], t["url"].rstrip("/")) for t in trees]
     except (aiohttp.ClientError, OSError, TimeoutError) as error:

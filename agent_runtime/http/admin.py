@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
+from agent_runtime.http.access import for_admins, for_clients
 from agent_runtime.http.metrics import CONTENT_TYPE, exposition
 from agent_runtime.router import Router
 from dualpath_sglang.contract.errors import EngineFailure
@@ -17,7 +18,8 @@ def _json(tree: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(tree), status_code=status, media_type="application/json")
 
 
-def admin_routes(router: Router) -> APIRouter:
+def probe_routes(router: Router) -> APIRouter:
+    """For everybody."""
     routes = APIRouter()
 
     @routes.get("/health")
@@ -31,14 +33,33 @@ def admin_routes(router: Router) -> APIRouter:
         missing = router.loop.missing_roles()
         return _json({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
+    return routes
+
+
+def metrics_routes(router: Router) -> APIRouter:
+    protected = router.config.protect_metrics
+    routes = APIRouter(dependencies=for_admins(router.keys) if protected else None)
+
     @routes.get("/metrics")
     async def metrics() -> Response:
         return Response(exposition(router), media_type=CONTENT_TYPE)
+
+    return routes
+
+
+def model_routes(router: Router) -> APIRouter:
+    routes = APIRouter(dependencies=for_clients(router.keys))
 
     @routes.get("/v1/models")
     async def models() -> Response:
         card = {"id": router.config.model_name, "object": "model", "owned_by": "dualpath"}
         return _json({"object": "list", "data": [card]})
+
+    return routes
+
+
+def admin_routes(router: Router) -> APIRouter:
+    routes = APIRouter(dependencies=for_admins(router.keys))
 
     @routes.get("/admin/engines")
     async def engines() -> Response:

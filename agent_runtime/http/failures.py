@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from agent_runtime.http import delivery
 from agent_runtime.http.body import REQUEST_ID
-from dualpath_sglang.contract.errors import DualPathError, Internal, Saturated
+from dualpath_sglang.contract.errors import DualPathError, Internal, Saturated, Unauthorized
 
 log = logging.getLogger("dualpath.http")
 
@@ -42,6 +42,8 @@ def known(error: BaseException, request_id: str) -> DualPathError:
 def respond(error: DualPathError, request_id: str) -> Response:
     # Also here: a defect is answered outside of the middleware that adds it to all others.
     headers = {REQUEST_ID: request_id}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, Saturated):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return Response(

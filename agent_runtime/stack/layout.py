@@ -233,6 +233,7 @@ def _router_yaml(
     filled = msgspec.structs.replace(
         router,
         port=ports["router"],
+        insecure=router.insecure or config.insecure,
         engines=tuple(endpoints),
         model_path=router.model_path or config.model.path,
         model_name=router.model_name or commands.model_name(config),

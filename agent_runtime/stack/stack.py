@@ -212,7 +212,7 @@ class RunningStack:
         board = self._board
         threading.Thread(target=self._close, name="stack-closer", daemon=True).start()
         for path, text in self.layout.files.items():
-            path.write_text(text, encoding="utf-8")
+            _write_for_owner(path, text)
         board.update("", {"state": "starting"})
         for keeper in self._keepers.values():
             keeper.start()
@@ -255,6 +255,14 @@ class RunningStack:
         self._board.update("", {"state": "failed" if self.failure else "stopped"})
         self._lock.close()
         self._stopped.set()
+
+
+def _write_for_owner(path: Path, text: str) -> None:
+    """Readable by nobody else from the first byte on: the router's settings hold its keys."""
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _lock_run_dir(run_dir: Path) -> IO[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent_runtime.config import EngineGroup, StackConfig
+from agent_runtime.owners import EXPOSED, Keys, is_exposed
 from agent_runtime.stack.commands import UNSERVABLE, second_path
 from agent_runtime.stack.names import NamedEngine, named_engines
 from dualpath_sglang.contract.addresses import is_host, is_http_url, split_host_port
@@ -42,6 +43,7 @@ def validate(config: StackConfig) -> None:
     if not config.model.path and (reads_model or any(not e.group.url for e in engines)):
         message = "model.path is not set; give the folder of the model (--model PATH)"
         raise ConfigError(message, field="model.path")
+    _check_keys(config)
     _check_served_name(config.model.served_name)
     _check_master(config.store.master_url)
     if config.router.store_admin_url:
@@ -126,6 +128,14 @@ def _check_master(master_url: str) -> None:
     except ValueError as error:
         message = f"store.master_url: expected host:port, got {master_url!r}"
         raise ConfigError(message, field="store.master_url") from error
+
+
+def _check_keys(config: StackConfig) -> None:
+    router = config.router
+    Keys(router.keys, router.admin_key)
+    insecure = config.insecure or router.insecure
+    if config.start_router and is_exposed(router.host, router.keys, insecure):
+        raise ConfigError(f"router.host is {router.host}: {EXPOSED}", field="router.host")
 
 
 def _check_served_name(name: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from dualpath_sglang.contract.ids import SessionId
+from agent_runtime.owners import ANONYMOUS
+from dualpath_sglang.contract.ids import OwnerId, SessionId
 from dualpath_sglang.contract.render import Message, OnRewrite
 
 
@@ -158,6 +159,13 @@ class TurnRecord:
         return self.prompt_tokens + len(self.output)
 
 
+class SessionName(NamedTuple):
+    """What no two sessions share. The ids of another owner's sessions are free."""
+
+    owner: OwnerId
+    id: SessionId
+
+
 @dataclass(frozen=True)
 class SessionHead:
     """What a session is, apart from its turns. `created_at`: seconds since 1970, UTC."""
@@ -165,6 +173,11 @@ class SessionHead:
     id: SessionId
     created_at: float
     metadata: Mapping[str, Any]
+    owner: OwnerId = ANONYMOUS
+
+    @property
+    def name(self) -> SessionName:
+        return SessionName(self.owner, self.id)
 
 
 @dataclass(frozen=True)

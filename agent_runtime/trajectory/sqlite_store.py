@@ -20,6 +20,7 @@ from agent_runtime.trajectory.model import (
     ChatPart,
     PlacementRecord,
     SessionHead,
+    SessionName,
     StoredSession,
     Tiers,
     Timing,
@@ -28,21 +29,37 @@ from agent_runtime.trajectory.model import (
 )
 from agent_runtime.trajectory.tokens import from_bytes, to_bytes
 from dualpath_sglang.contract.errors import Internal, StartupError
-from dualpath_sglang.contract.ids import SessionId
 
-VERSION = 1
+VERSION = 2
 SCHEMA = """
-CREATE TABLE sessions (id TEXT PRIMARY KEY, created_at REAL NOT NULL, metadata BLOB NOT NULL);
+CREATE TABLE sessions (
+  owner TEXT NOT NULL, id TEXT NOT NULL, created_at REAL NOT NULL, metadata BLOB NOT NULL,
+  PRIMARY KEY (owner, id)
+);
 CREATE TABLE turns (
-  session_id TEXT NOT NULL REFERENCES sessions(id) ON DELETE CASCADE,
+  owner TEXT NOT NULL, session_id TEXT NOT NULL,
   turn INTEGER NOT NULL, kept INTEGER NOT NULL,
   input BLOB NOT NULL, output BLOB NOT NULL, record BLOB NOT NULL,
   idempotency_key TEXT, digest TEXT NOT NULL,
-  PRIMARY KEY (session_id, turn)
+  PRIMARY KEY (owner, session_id, turn),
+  FOREIGN KEY (owner, session_id) REFERENCES sessions(owner, id) ON DELETE CASCADE
 );
-CREATE UNIQUE INDEX turns_by_key ON turns (session_id, idempotency_key)
+CREATE UNIQUE INDEX turns_by_key ON turns (owner, session_id, idempotency_key)
   WHERE idempotency_key IS NOT NULL;
 """
+FROM_1 = f"""
+DROP INDEX turns_by_key;
+ALTER TABLE turns RENAME TO turns_1;
+ALTER TABLE sessions RENAME TO sessions_1;
+{SCHEMA}
+INSERT INTO sessions SELECT '', id, created_at, metadata FROM sessions_1;
+INSERT INTO turns SELECT '', session_id, turn, kept, input, output, record, idempotency_key, digest
+  FROM turns_1;
+DROP TABLE turns_1;
+DROP TABLE sessions_1;
+"""
+"""Sessions had no owners: they are those of nobody in particular."""
+_OF_ONE = "owner = ? AND session_id = ?"
 _COLUMNS = "turn, kept, input, output, record, idempotency_key, digest"
 
 T = TypeVar("T")
@@ -82,28 +99,29 @@ class SqliteStore:
         return int(rows[0][0])
 
     async def create(self, head: SessionHead) -> bool:
-        row = (head.id, head.created_at, orjson.dumps(dict(head.metadata)))
-        statement = "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?)"
+        row = (head.owner, head.id, head.created_at, orjson.dumps(dict(head.metadata)))
+        statement = "INSERT OR IGNORE INTO sessions VALUES (?, ?, ?, ?)"
         return await self._run(lambda db: db.execute(statement, row).rowcount) == 1
 
-    async def load(self, session_id: SessionId) -> StoredSession | None:
-        return await self._run(lambda db: _load(db, session_id))
+    async def load(self, name: SessionName) -> StoredSession | None:
+        return await self._run(lambda db: _load(db, name))
 
-    async def append(self, session_id: SessionId, record: TurnRecord) -> None:
-        row = _to_row(session_id, record)
-        statement = f"INSERT INTO turns (session_id, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    async def append(self, name: SessionName, record: TurnRecord) -> None:
+        row = _to_row(name, record)
+        places = ", ".join("?" * len(row))
+        statement = f"INSERT INTO turns (owner, session_id, {_COLUMNS}) VALUES ({places})"
         await self._run(lambda db: db.execute(statement, row).rowcount)
 
-    async def find(self, session_id: SessionId, idempotency_key: str) -> TurnRecord | None:
-        statement = f"SELECT {_COLUMNS} FROM turns WHERE session_id = ? AND idempotency_key = ?"
+    async def find(self, name: SessionName, idempotency_key: str) -> TurnRecord | None:
+        statement = f"SELECT {_COLUMNS} FROM turns WHERE {_OF_ONE} AND idempotency_key = ?"
         rows = await self._run(
-            lambda db: db.execute(statement, (session_id, idempotency_key)).fetchall()
+            lambda db: db.execute(statement, (*name, idempotency_key)).fetchall()
         )
         return _from_row(rows[0]) if rows else None
 
-    async def delete(self, session_id: SessionId) -> bool:
-        statement = "DELETE FROM sessions WHERE id = ?"
-        return await self._run(lambda db: db.execute(statement, (session_id,)).rowcount) == 1
+    async def delete(self, name: SessionName) -> bool:
+        statement = "DELETE FROM sessions WHERE owner = ? AND id = ?"
+        return await self._run(lambda db: db.execute(statement, name).rowcount) == 1
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """`work` in the store's thread; each call is one transaction of its own."""
@@ -134,8 +152,9 @@ def _prepare(db: sqlite3.Connection, path: str) -> None:
     db.execute("BEGIN EXCLUSIVE")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     db.execute("COMMIT")
-    if version == 0:
-        db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    script = {0: SCHEMA, 1: FROM_1}.get(version)
+    if script is not None:
+        db.executescript(f"BEGIN; {script} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise StartupError(
             f"{path} has schema version {version}, this router writes {VERSION}: "
@@ -144,20 +163,18 @@ def _prepare(db: sqlite3.Connection, path: str) -> None:
         )
 
 
-def _load(db: sqlite3.Connection, session_id: SessionId) -> StoredSession | None:
+def _load(db: sqlite3.Connection, name: SessionName) -> StoredSession | None:
     found = db.execute(
-        "SELECT created_at, metadata FROM sessions WHERE id = ?", (session_id,)
+        "SELECT created_at, metadata FROM sessions WHERE owner = ? AND id = ?", name
     ).fetchone()
     if found is None:
         return None
-    head = SessionHead(session_id, found[0], orjson.loads(found[1]))
-    turns = db.execute(
-        f"SELECT {_COLUMNS} FROM turns WHERE session_id = ? ORDER BY turn", (session_id,)
-    )
+    head = SessionHead(name.id, found[0], orjson.loads(found[1]), name.owner)
+    turns = db.execute(f"SELECT {_COLUMNS} FROM turns WHERE {_OF_ONE} ORDER BY turn", name)
     return StoredSession(head, tuple(_from_row(row) for row in turns))
 
 
-def _to_row(session_id: SessionId, record: TurnRecord) -> tuple[Any, ...]:
+def _to_row(name: SessionName, record: TurnRecord) -> tuple[Any, ...]:
     rest = {
         "text": record.text,
         "finish_reason": record.finish_reason,
@@ -168,7 +185,7 @@ def _to_row(session_id: SessionId, record: TurnRecord) -> tuple[Any, ...]:
         "chat": None if record.chat is None else asdict(record.chat),
     }
     return (
-        session_id,
+        *name,
         record.turn,
         record.kept,
         to_bytes(record.input),

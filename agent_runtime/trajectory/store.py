@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from agent_runtime.trajectory.model import SessionHead, StoredSession, TurnRecord
-from dualpath_sglang.contract.ids import SessionId
+from agent_runtime.trajectory.model import SessionHead, SessionName, StoredSession, TurnRecord
 
 
 class SessionStore(Protocol):
@@ -32,14 +31,14 @@ class SessionStore(Protocol):
         """False when the id is taken."""
         ...
 
-    async def load(self, session_id: SessionId) -> StoredSession | None: ...
+    async def load(self, name: SessionName) -> StoredSession | None: ...
 
-    async def append(self, session_id: SessionId, record: TurnRecord) -> None:
+    async def append(self, name: SessionName, record: TurnRecord) -> None:
         """Adds turn number `record.turn`. Costs what the turn appended, not the history."""
         ...
 
-    async def find(self, session_id: SessionId, idempotency_key: str) -> TurnRecord | None: ...
+    async def find(self, name: SessionName, idempotency_key: str) -> TurnRecord | None: ...
 
-    async def delete(self, session_id: SessionId) -> bool:
+    async def delete(self, name: SessionName) -> bool:
         """False when there is none."""
         ...

@@ -36,6 +36,14 @@ def is_host(text: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def split_host_port(text: str) -> tuple[str, int]:
     """The inverse of `host_port`. Raises ValueError."""
     parts = urlsplit(f"//{text}")

@@ -3,6 +3,8 @@
 DualPathError
 ├── ClientError                 the caller can fix it
 │   ├── BadRequest        400   a field is missing, malformed or out of range
+│   ├── Unauthorized      401   no key, or one that nobody has
+│   ├── Forbidden         403   a right key that does not open this
 │   ├── NotFound          404   no such session, turn or model
 │   ├── Conflict          409   busy session, stale `if_turn`, id already taken
 │   ├── BodyTooLarge      413
@@ -44,6 +46,16 @@ class ClientError(DualPathError):
 
 class BadRequest(ClientError):
     pass
+
+
+class Unauthorized(ClientError):
+    http_status = 401
+    kind = "unauthorized"
+
+
+class Forbidden(ClientError):
+    http_status = 403
+    kind = "forbidden"
 
 
 class NotFound(ClientError):

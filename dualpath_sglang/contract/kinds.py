@@ -21,6 +21,19 @@ Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 Seconds = Annotated[float, Meta(ge=0, le=MOST_S)]
 SomeSeconds = Annotated[float, Meta(ge=0.001, le=MOST_S)]
 
+OwnerName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", title="name of letters, digits, dots and dashes")
+]
+Secret = Annotated[
+    str,
+    Meta(
+        pattern=r"^([!-~]{16,512})?\Z",
+        title="secret of 16 to 512 visible characters",
+        extra={"secret": True},
+    ),
+]
+"""Never shown in messages. Empty: there is none."""
+
 _NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -43,9 +56,16 @@ def help_of(kind: Any) -> str:
     return next((note.description for note in parts(kind)[1] if note.description), "")
 
 
+def is_secret(kind: Any) -> bool:
+    return any((note.extra or {}).get("secret") for note in parts(kind)[1])
+
+
 def in_words(kind: Any) -> str:
     """For example `whole number (0 to 65535)`."""
     inner, notes = parts(kind)
+    for note in notes:
+        if note.title:
+            return note.title
     limits = ", ".join(limit for note in notes for limit in _limits(note))
     return _name(inner) + (f" ({limits})" if limits else "")
 
@@ -57,7 +77,7 @@ def _name(kind: Any) -> str:
     if origin is tuple:
         return "list of " + in_words(args[0])
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"mapping of text to {in_words(args[1])}"
+        return f"mapping of {in_words(args[0])} to {in_words(args[1])}"
     if origin in (Union, types.UnionType):
         return " or ".join(in_words(choice) for choice in args)
     return _NAMES.get(kind, "nothing" if kind is type(None) else str(kind.__name__))

@@ -22,6 +22,7 @@ from agent_runtime.dispatch.events import Done
 from agent_runtime.dispatch.limits import Limits
 from agent_runtime.dispatch.loop import PlacementLoop
 from agent_runtime.dispatch.pipeline import Pipeline
+from agent_runtime.owners import ANONYMOUS
 from agent_runtime.planning.planner import Planner
 from agent_runtime.scheduling.baselines import round_robin
 from agent_runtime.trajectory.model import TokenInput, TurnRecord, TurnRequest
@@ -122,7 +123,7 @@ async def running(
 ) -> AsyncIterator[tuple[Router, Session]]:
     router = Router(policy, store, plugin=plugin)
     await router.sessions.open()
-    yield router, await router.sessions.create(None, {})
+    yield router, await router.sessions.create(ANONYMOUS, None, {})
     await router.sessions.close()
 
 
@@ -144,7 +145,7 @@ async def test_both_engines_get_the_same_plan_and_the_record_shows_it() -> None:
         assert (second.placement.split, second.placement.pages) == (3, 6)
         assert "split over 1P1D" in second.placement.reason
         assert [s.reading_tokens for s in router.loop.engines.values()] == [0, 0]
-        stored = await router.sessions._store.load(session.head.id)
+        stored = await router.sessions._store.load(session.head.name)
         assert stored is not None
         assert stored.turns[1].placement == second.placement
 

@@ -10,6 +10,7 @@ from router_world import eventually, failure, world
 from stub_engines import StubEngine, formula
 
 from agent_runtime.dispatch.health import context_length_of
+from agent_runtime.owners import ANONYMOUS
 
 DECODE: dict[str, object] = {
     "disaggregation_mode": "decode",
@@ -63,7 +64,7 @@ async def test_a_router_that_stops_keeps_the_partial_turn() -> None:
         async with w.streaming(sid, **body) as events:
             seen = [await anext(events) for _ in range(3)]
             assert [name for name, _ in seen] == ["turn.started", "tokens", "tokens"]
-            session = await w.router.sessions.get(sid)  # type: ignore[arg-type]
+            session = await w.router.sessions.get(ANONYMOUS, sid)  # type: ignore[arg-type]
             await session.end()
         assert (session.turns, session.busy) == (1, False)
         assert await w.history(sid) == [1, 2, *formula([1, 2], 4)[:2]]

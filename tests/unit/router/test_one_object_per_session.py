@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from agent_runtime.owners import ANONYMOUS
 from agent_runtime.trajectory.model import (
     PlacementRecord,
     SessionHead,
+    SessionName,
     StoredSession,
     Tiers,
     Timing,
@@ -47,20 +49,20 @@ def turn(number: int, *tokens: int) -> TurnRecord:
 async def test_a_session_that_someone_holds_is_never_loaded_twice() -> None:
     sessions = sessions_over(SqliteStore(":memory:"))
     await sessions.open()
-    held = await sessions.create(A, {})
-    await sessions.create(B, {})  # only one stays in memory
-    assert await sessions.get(A) is held
+    held = await sessions.create(ANONYMOUS, A, {})
+    await sessions.create(ANONYMOUS, B, {})  # only one stays in memory
+    assert await sessions.get(ANONYMOUS, A) is held
     await sessions.close()
 
 
 async def test_an_idle_session_leaves_memory_and_comes_back_whole(tmp_path: Path) -> None:
     sessions = sessions_over(SqliteStore(str(tmp_path / "db")))
     await sessions.open()
-    await sessions.commit(await sessions.create(A, {"k": 1}), turn(0, 1, 2, 3))
-    await sessions.create(B, {})
+    await sessions.commit(await sessions.create(ANONYMOUS, A, {"k": 1}), turn(0, 1, 2, 3))
+    await sessions.create(ANONYMOUS, B, {})
     gc.collect()
-    assert A not in sessions._alive
-    again = await sessions.get(A)
+    assert SessionName(ANONYMOUS, A) not in sessions._alive
+    again = await sessions.get(ANONYMOUS, A)
     assert (again.turns, again.tokens.tolist(), again.head.metadata) == (1, [1, 2, 3], {"k": 1})
     await sessions.close()
 
@@ -68,10 +70,10 @@ async def test_an_idle_session_leaves_memory_and_comes_back_whole(tmp_path: Path
 async def test_many_loads_at_once_give_one_object(tmp_path: Path) -> None:
     sessions = sessions_over(SqliteStore(str(tmp_path / "db")))
     await sessions.open()
-    await sessions.create(A, {})
-    await sessions.create(B, {})
+    await sessions.create(ANONYMOUS, A, {})
+    await sessions.create(ANONYMOUS, B, {})
     gc.collect()
-    loaded = await asyncio.gather(*(sessions.get(A) for _ in range(8)))
+    loaded = await asyncio.gather(*(sessions.get(ANONYMOUS, A) for _ in range(8)))
     assert len({id(session) for session in loaded}) == 1
     await sessions.close()
 
@@ -94,9 +96,9 @@ async def test_a_session_read_while_it_is_created_is_the_one_created() -> None:
     store = SlowCreate()
     sessions = sessions_over(store)
     await sessions.open()
-    creating = asyncio.create_task(sessions.create(A, {}))
+    creating = asyncio.create_task(sessions.create(ANONYMOUS, A, {}))
     await store.written.wait()
-    read = await sessions.get(A)
+    read = await sessions.get(ANONYMOUS, A)
     store.go_on.set()
     assert await creating is read
     await sessions.close()
@@ -107,23 +109,23 @@ class FailingDelete(SqliteStore):
 
     failures = 1
 
-    async def delete(self, session_id: SessionId) -> bool:
+    async def delete(self, name: SessionName) -> bool:
         if self.failures:
             self.failures -= 1
             raise Internal("disk full (stub)")
-        return await super().delete(session_id)
+        return await super().delete(name)
 
 
 async def test_a_delete_that_failed_leaves_the_session_usable() -> None:
     sessions = sessions_over(FailingDelete(":memory:"), max_loaded=9)
     await sessions.open()
-    await sessions.commit(await sessions.create(A, {}), turn(0, 7))
+    await sessions.commit(await sessions.create(ANONYMOUS, A, {}), turn(0, 7))
     with pytest.raises(Internal, match="disk full"):
-        await sessions.delete(A)
-    assert (await sessions.get(A)).tokens.tolist() == [7]
-    await sessions.delete(A)
+        await sessions.delete(ANONYMOUS, A)
+    assert (await sessions.get(ANONYMOUS, A)).tokens.tolist() == [7]
+    await sessions.delete(ANONYMOUS, A)
     with pytest.raises(NotFound):
-        await sessions.get(A)
+        await sessions.get(ANONYMOUS, A)
     assert sessions.count == 0
     await sessions.close()
 
@@ -131,10 +133,10 @@ async def test_a_delete_that_failed_leaves_the_session_usable() -> None:
 async def test_a_taken_id_is_a_conflict_and_is_not_counted(tmp_path: Path) -> None:
     sessions = sessions_over(SqliteStore(str(tmp_path / "db")))
     await sessions.open()
-    first = await sessions.create(A, {})
+    first = await sessions.create(ANONYMOUS, A, {})
     with pytest.raises(Conflict, match="exists"):
-        await sessions.create(A, {})
-    assert (await sessions.get(A), sessions.count) == (first, 1)
+        await sessions.create(ANONYMOUS, A, {})
+    assert (await sessions.get(ANONYMOUS, A), sessions.count) == (first, 1)
     await sessions.close()
 
 

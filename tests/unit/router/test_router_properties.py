@@ -14,6 +14,7 @@ from router_world import World, eventually, world
 from stub_engines import Fault, StubEngine, formula
 
 from agent_runtime.dispatch.engine_client import _Seen
+from agent_runtime.owners import ANONYMOUS
 from agent_runtime.trajectory.model import (
     PlacementRecord,
     SessionHead,
@@ -60,7 +61,7 @@ async def one_session(w: World, rng: random.Random) -> None:
 
 
 async def until_not_busy(w: World, sid: str) -> None:
-    session = await w.router.sessions.get(SessionId(sid))
+    session = await w.router.sessions.get(ANONYMOUS, SessionId(sid))
     await eventually(lambda: not session.busy)
 
 

@@ -12,6 +12,8 @@ from dualpath_sglang.contract.errors import DualPathError
 
 STATUSES: dict[type[DualPathError], tuple[int, str]] = {
     errors.BadRequest: (400, "bad_request"),
+    errors.Unauthorized: (401, "unauthorized"),
+    errors.Forbidden: (403, "forbidden"),
     errors.NotFound: (404, "not_found"),
     errors.Conflict: (409, "conflict"),
     errors.BodyTooLarge: (413, "body_too_large"),

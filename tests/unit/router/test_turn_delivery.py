@@ -11,6 +11,7 @@ import pytest
 from router_world import Event, eventually, failure, world
 
 from agent_runtime.dispatch.render import render
+from agent_runtime.owners import ANONYMOUS
 from agent_runtime.trajectory.model import (
     ChatPart,
     MessagesInput,
@@ -62,7 +63,7 @@ async def test_a_client_that_goes_while_its_turn_waits_leaves_nothing(
         await eventually(lambda: w.router.loop.waiting)
         second.cancel()
         await eventually(lambda: w.router.loop.waiting == 0)
-        session = await w.router.sessions.get(SessionId(gone))
+        session = await w.router.sessions.get(ANONYMOUS, SessionId(gone))
         await eventually(lambda: not session.busy)
         assert (session.turns, len(w.decode.bodies)) == (0, 1)
         first.cancel()

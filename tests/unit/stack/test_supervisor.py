@@ -64,6 +64,8 @@ def test_all_kinds_start_and_stop(make_config: Make, stubs: Programs, left: Left
         by_name = {c["name"]: c for c in status["components"]}
         assert by_name["prefill-0"]["ports"].keys() == {"http", "nccl", "bootstrap"}
         os.kill(by_name["decode-0"]["pid"], 0)
+        settings = stack.run_dir / "router.yaml"
+        assert settings.stat().st_mode & 0o777 == 0o600  # it holds the router's keys
         used = [p for c in status["components"] for p in c["ports"].values()]
         assert len(used) == len(set(used))
         ready = {e.component: e.at_s for e in stack.events if e.state == "ready"}
