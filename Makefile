@@ -67,12 +67,12 @@ test test-full part-%: export OMP_NUM_THREADS = 1
 
 # Integration tests run in two goes, so that at most four engines are up at a time: first the files
 # that start stacks of their own, then those that share one.
-ALONE := $(addprefix tests/integration/,test_cold_restart.py test_mla.py test_second_path.py test_second_path_faults.py)
+ALONE := $(addprefix tests/integration/,test_cold_restart.py test_mla.py test_odd_surroundings.py test_second_path.py test_second_path_faults.py)
 SHARED := $(filter-out $(ALONE),$(wildcard tests/integration/test_*.py))
 
 test: setup
 	$(PYTEST) -q -m "not full" tests/unit tests/contract --floor 1000
-	$(PYTEST) -q -m "not full" $(ALONE) --floor 13
+	$(PYTEST) -q -m "not full" $(ALONE) --floor 14
 	$(PYTEST) -q -m "not full" $(SHARED) --floor 25
 
 # Each part ends within 45 minutes and leaves a stamp; a second call goes on with what is missing.
@@ -94,7 +94,7 @@ part-unit: setup
 	$(PYTEST) -q tests/unit tests/contract --floor 1000
 
 part-own-stacks: setup
-	$(PYTEST) -q $(filter-out %_faults.py,$(ALONE)) --floor 8
+	$(PYTEST) -q $(filter-out %_faults.py,$(ALONE)) --floor 9
 
 part-faults: setup
 	$(PYTEST) -q tests/integration/test_second_path_faults.py --floor 12
