@@ -10,6 +10,7 @@ import pytest
 from router_world import World, eventually, failure, world
 from stub_engines import formula
 
+from agent_runtime.owners import ANONYMOUS
 from dualpath_sglang.contract.ids import SessionId
 
 BODY: dict[str, Any] = {"token_ids": [1, 2, 3], "max_new_tokens": 6}
@@ -84,7 +85,7 @@ async def test_keep_partial_keeps_what_was_sent() -> None:
             for _ in range(3):
                 await anext(events)
         await cancelled_everywhere(w)
-        session = await w.router.sessions.get(SessionId(sid))
+        session = await w.router.sessions.get(ANONYMOUS, SessionId(sid))
         await eventually(lambda: not session.busy)
         assert await w.history(sid) == [1, 2, 3, *OUTPUT[:2]]
         w.decode.fault = ""

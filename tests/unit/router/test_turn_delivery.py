@@ -26,7 +26,7 @@ from agent_runtime.trajectory.model import (
 from agent_runtime.trajectory.session import Session
 from agent_runtime.trajectory.tokens import pack
 from dualpath_sglang.contract.errors import TemplateRewrite
-from dualpath_sglang.contract.ids import SessionId
+from dualpath_sglang.contract.ids import OwnerId, SessionId
 from dualpath_sglang.contract.render import Reply, Request, Rewrite
 
 BODY: dict[str, Any] = {"token_ids": [1, 2, 3], "max_new_tokens": 4}
@@ -76,7 +76,7 @@ async def test_a_defect_is_a_500_that_names_its_log_line(
 ) -> None:
     async with world() as w:
 
-        async def broken(session_id: SessionId) -> Session:
+        async def broken(owner: OwnerId, session_id: SessionId) -> Session:
             raise ZeroDivisionError("a defect")
 
         monkeypatch.setattr(w.router.sessions, "get", broken)

@@ -361,7 +361,7 @@ def test_a_prefetch_policy_that_the_engines_would_refuse(policy: Any) -> None:
 
 
 def test_ipv6_addresses_stand_in_brackets_where_a_port_follows() -> None:
-    got = layout(stack(host="::1", router=RouterConfig(host="::", port=30_000)))
+    got = layout(stack(host="::1", insecure=True, router=RouterConfig(host="::", port=30_000)))
     parts = {c.name: c for c in got.components}
     assert got.router_url == "http://[::1]:30000"
     master = parts["master"]
