@@ -28,7 +28,6 @@ from yarl import URL
 from agent_runtime import client_wire as wire
 from agent_runtime.client_wire import (
     CONNECT_TIMEOUT_S,
-    KEY_VARIABLE,
     TIMEOUT_S,
     Call,
     NewTokens,
@@ -40,6 +39,7 @@ from agent_runtime.client_wire import (
     TurnStarted,
 )
 from agent_runtime.proxies import is_local, proxy_of
+from agent_runtime.settings import KEY_VARIABLE
 from dualpath_sglang.contract.errors import RouterFailure
 
 __all__ = [

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from agent_runtime.config import RouterConfig
+from agent_runtime.settings import KEY_VARIABLE
 from agent_runtime.sse import SseParser
 from agent_runtime.trajectory.model import PlacementRecord, Timing, Usage
 from dualpath_sglang.contract import errors
@@ -20,8 +21,6 @@ from dualpath_sglang.contract.errors import DualPathError, RouterFailure, Satura
 TIMEOUT_S = RouterConfig().turn_deadline_s + 30
 """Silence after which a call is given up: longer than the router lets a turn take."""
 CONNECT_TIMEOUT_S = 10.0
-KEY_VARIABLE = "DUALPATH_API_KEY"
-"""The key of clients that are given none."""
 T = TypeVar("T")
 
 

@@ -20,8 +20,10 @@ from dualpath_sglang.contract.errors import ConfigError
 from dualpath_sglang.contract.kinds import help_of, in_words, is_secret, parts
 
 ENV_PREFIX = "DUALPATH_"
-NOT_SETTINGS = ("DUALPATH_API_KEY", "DUALPATH_CHILD_", "DUALPATH_ENGINE_", "DUALPATH_TEST_")
-"""Beginnings of variables that are for clients, or that our own processes pass to each other."""
+NOT_SETTINGS = ("DUALPATH_CHILD_", "DUALPATH_ENGINE_", "DUALPATH_TEST_")
+"""Prefixes of variables that our own processes pass to each other; the loader ignores them."""
+KEY_VARIABLE = "DUALPATH_API_KEY"
+"""The key that our clients send; no setting of a server."""
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
@@ -129,7 +131,8 @@ def _from_env(
 ) -> Iterator[tuple[str, str, str]]:
     by_name = {setting.env: path for path, setting in known.items()}
     for name in sorted(env):
-        if not name.startswith(ENV_PREFIX) or name.startswith(NOT_SETTINGS):
+        ours = name == KEY_VARIABLE or name.startswith(NOT_SETTINGS)
+        if ours or not name.startswith(ENV_PREFIX):
             continue
         if name not in by_name:
             message = f"unknown environment variable {name!r}{_nearest(name, by_name)}"

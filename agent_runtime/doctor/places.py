@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-from agent_runtime.client_wire import KEY_VARIABLE, key_headers
+from agent_runtime.client_wire import key_headers
+from agent_runtime.settings import KEY_VARIABLE
 from agent_runtime.stack.status import SCHEMA
 from dualpath_sglang.contract.addresses import http_url, split_host_port
 from dualpath_sglang.contract.errors import ConfigError, StartupError

@@ -119,7 +119,11 @@ class Board:
                 event = Event(self.seconds(), name, changes["state"])
             if event is not None:
                 self.events.append(event)
-            self._write()
+            try:
+                self._write()
+            except OSError as error:
+                # The disk may be full: what runs goes on, and can still be stopped.
+                log.error("%s cannot be written: %s", self.file, error)
             self.changed.notify_all()
             # Told under the lock, so that a listener sees changes in their order.
             if event is not None and self.listener is not None:

@@ -180,6 +180,7 @@ def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("env", "says"),
     [
+        ({"DUALPATH_API_KEYS": "1"}, "unknown environment variable 'DUALPATH_API_KEYS'"),
         ({"DUALPATH_SED": "1"}, "variable 'DUALPATH_SED'; did you mean 'DUALPATH_SEED'?"),
         ({"DUALPATH_SEED": "x"}, "seed in environment variable DUALPATH_SEED: expected whole"),
         ({"DUALPATH_CPU": "maybe"}, "cpu in environment variable DUALPATH_CPU: expected true or"),

@@ -131,6 +131,15 @@ def test_a_listener_that_fails_stops_nothing(
     assert left() == []
 
 
+def test_a_status_that_cannot_be_written_stops_nothing(
+    make_config: Make, stubs: Programs, left: Left, tmp_path: Path
+) -> None:
+    (tmp_path / "run/status.tmp").mkdir(parents=True)
+    with Stack(make_config(), programs=stubs).start() as running:
+        assert running.component("plain-0").state == "ready"
+    assert left() == []
+
+
 @pytest.mark.parametrize("mode", ["family", "deaf"])
 def test_nothing_is_left_when_the_parent_is_killed(
     mode: str, stubs: Programs, left: Left, temporary: Path, tmp_path: Path, model: str
