@@ -114,6 +114,7 @@ class RunningStack:
         )
         self._stopping = threading.Event()
         self._stopped = threading.Event()
+        self._keepers_started = threading.Event()
         limits = Limits(config.max_restarts, config.restart_window_s)
         self._keepers: dict[str, Keeper] = {}
         for component in self.layout.components:
@@ -211,11 +212,14 @@ class RunningStack:
         """Start all keepers and wait until every component is ready. Raises StartupError."""
         board = self._board
         threading.Thread(target=self._close, name="stack-closer", daemon=True).start()
-        for path, text in self.layout.files.items():
-            _write_for_owner(path, text)
-        board.update("", {"state": "starting"})
-        for keeper in self._keepers.values():
-            keeper.start()
+        try:
+            for path, text in self.layout.files.items():
+                _write_for_owner(path, text)
+            board.update("", {"state": "starting"})
+            for keeper in self._keepers.values():
+                keeper.start()
+        finally:
+            self._keepers_started.set()
 
         def decided() -> bool:
             everyone = all(s.state == "ready" for s in board.states.values())
@@ -245,6 +249,8 @@ class RunningStack:
     def _close(self) -> None:
         """Wait for the stop request and for every keeper, then give everything back."""
         self._stopping.wait()
+        # One that ends at once must not make the closer overlook another that is about to start.
+        self._keepers_started.wait()
         self._board.update("", {"state": "stopping"})
         for keeper in self._keepers.values():
             if keeper.ident is not None:
