@@ -86,16 +86,19 @@ class HealthChecks:
                         self._drop(name, error.message)
             else:
                 failures = 0
-                await self._learn(name, client)
+                known = self._loop.engines[name].learned
+                if not known:
+                    await self._learn(name, client)
                 self._report(name, True, "")
+                if known:
+                    await self._learn(name, client)
             pause = self._config.health_interval_s
             healthy = self._loop.engines[name].healthy
             await asyncio.sleep(pause if healthy else min(pause, DOWN_S))
 
     async def _learn(self, name: EngineId, client: EngineClient) -> None:
-        """Asked after every outage (a restarted engine may have other settings) until it says."""
-        if self._loop.engines[name].learned:
-            return
+        """Asked at every check: weights can be updated while an engine serves. One that is too busy
+        to answer cannot have been updated, and stays as known."""
         try:
             answer = await client.server_info()
         except EngineFailure as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from agent_runtime.config import EngineEndpoint, Role, RouterConfig
 from agent_runtime.scheduling.baselines import advance
+from agent_runtime.scheduling.pairing import lacking
 from agent_runtime.scheduling.placement import Placed, Policy, Refused
 from agent_runtime.scheduling.view import ClusterView, Cursor, EngineView, TurnView
 from dualpath_sglang.contract.clock import Clock
@@ -35,7 +36,7 @@ class EngineState:
     context_length: int | None = None
     info: EngineInfo | None = None
     learned: bool = False
-    """The two above are as the engine says since it came up."""
+    """The engine has said the two above since it came up."""
 
 
 @dataclass
@@ -132,9 +133,12 @@ class PlacementLoop:
     def report_info(
         self, name: EngineId, context_length: int | None, info: EngineInfo | None
     ) -> None:
-        """What the engine says of itself since it came up; null: nothing that is understood."""
+        """What the engine says of itself now; null: nothing that is understood."""
         state = self.engines[name]
+        changed = state.info != info
         state.context_length, state.info, state.learned = context_length, info, True
+        if changed:  # it may go together with others than before
+            self._pass()
 
     def missing_roles(self) -> tuple[Role, ...]:
         """Roles without any healthy engine; empty: turns can be served."""
@@ -142,6 +146,10 @@ class PlacementLoop:
         needed: tuple[Role, ...] = ("plain",) if "plain" in roles else ("prefill", "decode")
         up = {state.endpoint.role for state in self.engines.values() if state.healthy}
         return tuple(role for role in needed if role not in up)
+
+    def lacking(self) -> str:
+        """Why no turn can be served, in words; empty where they can."""
+        return lacking(self.view())
 
     def view(self) -> ClusterView:
         engines = tuple(
@@ -152,6 +160,7 @@ class PlacementLoop:
                 state.inflight,
                 plans=state.info is not None,
                 reading_tokens=state.reading_tokens,
+                namespace="" if state.info is None else state.info.fingerprint,
             )
             for name, state in self.engines.items()
         )

@@ -163,6 +163,7 @@ class Pipeline:
             cached_pages=cached.pages,
             page_size=cached.page_size,
             no_plan=cached.why,
+            namespace=cached.namespace,
         )
         placed = await self._loop.place(view)
         plan = self._planner.plan(placed, cached)

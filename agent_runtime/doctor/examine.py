@@ -21,7 +21,7 @@ from agent_runtime.doctor.hops import Hops, Page
 from agent_runtime.doctor.places import Places
 from agent_runtime.doctor.report import RDMA_NOTE, Hooks, Hop, Report
 from agent_runtime.doctor.store_object import ProbeObject, Spec, StoreObject
-from agent_runtime.planning.plan_fleet import plan_fleet
+from agent_runtime.planning.plan_fleet import PlanFleet, plan_fleet
 from agent_runtime.planning.store_admin import StoreAdmin
 from dualpath_sglang.contract.engine_info import EngineInfo, from_server_info
 from dualpath_sglang.contract.errors import EngineFailure
@@ -112,10 +112,12 @@ class Examination:
             elif not self._places.engines:
                 self.report.cannot_run = "the stack has no engines"
             return
-        disagreement = plan_fleet({EngineId(e.door.part.name): e.info for e in engines})
-        if isinstance(disagreement, str):
-            fix = "start all engines with one model, dtype, page size and store"
-            self._broken("engines can share pages", disagreement, fix)
+        infos = {EngineId(e.door.part.name): e.info for e in engines}
+        fleet = plan_fleet(infos)
+        why = fleet if isinstance(fleet, str) else _left_out(infos, fleet)
+        if why:
+            fix = "start all engines with one model, dtype, page size and store; update all weights"
+            self._broken("engines can share pages", why, fix)
 
     def _broken(self, name: str, why: str, fix: str) -> None:
         self.report.hops.append(Hop(name, "BROKEN", why, fix))
@@ -159,6 +161,11 @@ class Examination:
     def _admin(self) -> StoreAdmin | None:
         url = self._places.store_admin_url
         return StoreAdmin(self._http, url, timeout_s=ADMIN_TIMEOUT_S) if url else None
+
+
+def _left_out(infos: Mapping[EngineId, EngineInfo], fleet: PlanFleet) -> str:
+    names = ", ".join(f"{name!r}" for name in infos if name not in fleet.engines)
+    return f"{names}: pages of another model, other weights, layout or keys" if names else ""
 
 
 def _page(info: EngineInfo) -> Page:

@@ -29,9 +29,10 @@ def probe_routes(router: Router) -> APIRouter:
 
     @routes.get("/ready")
     async def ready() -> Response:
-        """Turns can be served: 200, or 503 with the roles that lack a healthy engine."""
-        missing = router.loop.missing_roles()
-        return _json({"ready": not missing, "missing": missing}, 503 if missing else 200)
+        """Turns can be served: 200, or 503 with the reason and the roles that lack an engine."""
+        why, missing = router.loop.lacking(), router.loop.missing_roles()
+        tree = {"ready": not why, "missing": missing, "why": why}
+        return _json(tree, 503 if why else 200)
 
     return routes
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dualpath_sglang.contract.engine_info import EngineInfo
 from dualpath_sglang.contract.ids import EngineId
 from dualpath_sglang.contract.pages import KeyLayout
+
+Infos = Mapping[EngineId, EngineInfo]
 
 
 @dataclass(frozen=True)
@@ -23,26 +26,54 @@ class PlanFleet:
 def plan_fleet(infos: Mapping[EngineId, EngineInfo | None]) -> PlanFleet | str:
     """From what the engines publish (null: nothing); a string says why there can be no plans.
 
-    Engines without the plugin are left out. Engines that disagree end planning for all: pages of
-    the one would be wrong for the other, and nobody can say who is right.
+    Engines without the plugin are left out, and so are those that contradict themselves. Where
+    the others have pages of several kinds, as while weights are updated one engine after the
+    other, it is the largest group with both roles.
     """
-    usable = {name: info for name, info in infos.items() if info}
-    for role in ("prefill", "decode"):
-        if not any(info.role == role for info in usable.values()):
-            return f"no {role} engine publishes what a plan needs"
-    problems = [text for name, info in usable.items() if (text := _unusable(name, info))]
-    if problems:
-        return problems[0]
-    first_name, first = next(iter(usable.items()))
-    for name, info in usable.items():
-        if (info.fingerprint, info.key_layout) != (first.fingerprint, first.key_layout):
-            return f"engines {first_name!r} and {name!r} differ in model, layout, pages or keys"
+    problems: list[str] = []
+    groups: dict[tuple[str, KeyLayout], dict[EngineId, EngineInfo]] = defaultdict(dict)
+    for name, info in infos.items():
+        if info is None:
+            continue
+        if problem := _unusable(name, info):
+            problems.append(problem)
+        else:
+            groups[info.fingerprint, info.key_layout][name] = info
+    whole = [group for group in groups.values() if not _missing(group)]
+    if not whole:
+        return _why(groups.values(), problems)
+    return _fleet(max(whole, key=_size))
+
+
+def _fleet(group: Infos) -> PlanFleet:
+    first = next(iter(group.values()))
     return PlanFleet(
         layout=first.key_layout,
         fingerprint=first.fingerprint,
-        engines=frozenset(usable),
-        exports={name: info.exports for name, info in usable.items() if info.role == "decode"},
+        engines=frozenset(group),
+        exports={name: info.exports for name, info in group.items() if info.role == "decode"},
     )
+
+
+def _size(group: Infos) -> tuple[int, int]:
+    """First the turns that it can serve at once."""
+    decode = sum(info.role == "decode" for info in group.values())
+    return min(decode, len(group) - decode), len(group)
+
+
+def _missing(group: Infos) -> str:
+    roles = {info.role for info in group.values()}
+    return next((role for role in ("prefill", "decode") if role not in roles), "")
+
+
+def _why(groups: Collection[Infos], problems: Sequence[str]) -> str:
+    if problems:
+        return problems[0]
+    every = {name: info for group in groups for name, info in group.items()}
+    if role := _missing(every):
+        return f"no {role} engine publishes what a plan needs"
+    names = ", ".join(f"{name!r}: {info.fingerprint[:8]}" for name, info in every.items())
+    return f"no prefill and decode engine agree in model, weights, layout, pages and keys: {names}"
 
 
 def _unusable(name: EngineId, info: EngineInfo) -> str:

@@ -49,6 +49,11 @@ class Cached:
     def page_size(self) -> int:
         return 0 if self.fleet is None else self.fleet.layout.page_size
 
+    @property
+    def namespace(self) -> str:
+        """Of those pages; empty: unknown."""
+        return "" if self.fleet is None else self.fleet.fingerprint
+
 
 class Planner:
     """`infos`: of the healthy engines, as they are now. `objects` null: no store to ask."""

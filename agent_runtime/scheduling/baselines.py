@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agent_runtime.config import Role
+from agent_runtime.scheduling.pairing import in_turn, lacking, next_pair
 from agent_runtime.scheduling.placement import Decision, Placed, Refused, Waiting
 from agent_runtime.scheduling.split import Sides, choose_split
 from agent_runtime.scheduling.view import ClusterView, Cursor, TurnView
@@ -17,12 +17,13 @@ from dualpath_sglang.contract.ids import EngineId
 def round_robin(
     view: ClusterView, waiting: Sequence[TurnView], now: float, rng: random.Random
 ) -> list[Decision]:
-    """The healthy engine after the last one used, for each role; first come, first served."""
+    """The healthy engine after the last one used, for each role, of those that can be together;
+    first come, first served."""
     cursor, inflight = view.cursor, view.inflight
     reading = Counter({engine.id: engine.reading_tokens for engine in view.engines})
     decisions: list[Decision] = []
+    missing = lacking(view)
     for turn in waiting:
-        missing = _missing(view)
         if missing and now - turn.arrived >= view.no_engine_wait_s:
             decisions.append(Refused(turn.id, missing))
         elif missing:
@@ -50,18 +51,23 @@ def advance(cursor: Cursor, placed: Placed) -> Cursor:
 
 def _place(view: ClusterView, cursor: Cursor, turn: TurnView) -> Placed:
     if view.of_role("plain"):
-        plain = _next(view, "plain", cursor.plain)
+        plain = in_turn(view, "plain", cursor.plain)[0].id
         return Placed(turn.id, plain, plain, None, "round robin over plain engines")
-    prefill = _next(view, "prefill", cursor.prefill)
-    decode = _next(view, "decode", cursor.decode)
-    return Placed(turn.id, prefill, decode, None, "round robin")
+    pair = next_pair(view, cursor)
+    assert pair is not None
+    return Placed(turn.id, pair[0].id, pair[1].id, None, "round robin")
 
 
 def _split(
     view: ClusterView, placed: Placed, turn: TurnView, splits: int, reading: Counter[EngineId]
 ) -> Placed:
     """`placed` with its split, where this turn and both engines can have one."""
-    planning = {engine.id for engine in view.engines if engine.healthy and engine.plans}
+    pages = next(engine.namespace for engine in view.engines if engine.id == placed.prefill)
+    planning = {
+        engine.id
+        for engine in view.engines
+        if engine.healthy and engine.plans and engine.namespace == pages
+    }
     if placed.prefill == placed.decode or view.split_policy == "none":
         return placed
     if turn.cached_pages is None:
@@ -69,6 +75,9 @@ def _split(
     for name in (placed.prefill, placed.decode):
         if name not in planning:
             return replace(placed, reason=f"{placed.reason}; no plan: {name!r} takes none")
+    if turn.namespace and turn.namespace != pages:
+        why = "what the store holds was asked for other engines' pages"
+        return replace(placed, reason=f"{placed.reason}; no plan: {why}")
     prefills = sum(engine.id in planning for engine in view.of_role("prefill"))
     decodes = sum(engine.id in planning for engine in view.of_role("decode"))
     sides = Sides(
@@ -89,21 +98,3 @@ def _split(
         decode_reads=split.k * turn.page_size,
         reason=f"{placed.reason}; {split.reason}",
     )
-
-
-def _next(view: ClusterView, role: Role, last: EngineId | None) -> EngineId:
-    """The first healthy engine after `last` in configuration order, wrapping around."""
-    engines = view.of_role(role)
-    ids = [engine.id for engine in engines]
-    start = ids.index(last) + 1 if last in ids else 0
-    order = engines[start:] + engines[:start]
-    return next(engine.id for engine in order if engine.healthy)
-
-
-def _missing(view: ClusterView) -> str:
-    """Which role has no healthy engine, in words; empty if none lacks."""
-    roles: tuple[Role, ...] = ("plain",) if view.of_role("plain") else ("prefill", "decode")
-    for role in roles:
-        if not view.healthy(role):
-            return f"no healthy {role} engine ({len(view.of_role(role))} configured)"
-    return ""

@@ -17,7 +17,8 @@ class EngineView:
     """One engine. `inflight` counts the turns that the router has on it now.
 
     `plans`: it takes plans. `reading_tokens`: what plans have given it to read from the store and
-    is not known to be loaded.
+    is not known to be loaded. `namespace`: of its KV pages (empty: it says nothing of them); a
+    prefill and a decode engine serve a turn together only where it is the same.
     """
 
     id: EngineId
@@ -26,6 +27,7 @@ class EngineView:
     inflight: int = 0
     plans: bool = False
     reading_tokens: int = 0
+    namespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class ClusterView:
 class TurnView:
     """One turn that waits for a placement; `arrived` is on the scale of `now`, in seconds.
 
-    `cached_pages`: leading pages of `page_size` tokens that the store holds; null: not known, and
-    `no_plan` says why.
+    `cached_pages`: leading pages of `page_size` tokens that the store holds of `namespace`; null:
+    not known, and `no_plan` says why.
     """
 
     id: RequestId
@@ -75,3 +77,4 @@ class TurnView:
     cached_pages: int | None = None
     page_size: int = 0
     no_plan: str = ""
+    namespace: str = ""

@@ -165,7 +165,15 @@ async def test_engines_that_differ(p: StubEngine, d: StubEngine) -> None:
     d.fingerprint = "other"
     report = await examined(p, d)
     assert report.problems == ["engines can share pages"]
-    assert "differ in model" in hops(report)["engines can share pages"].why
+    why = hops(report)["engines can share pages"].why
+    assert why.endswith("'prefill-0': same, 'decode-0': other")
+
+
+async def test_one_engine_of_three_that_differs(p: StubEngine, d: StubEngine) -> None:
+    other = StubEngine("decode-1", "decode", ("10.0.0.8:18011",), fingerprint="other")
+    report = await examined(p, d, other)
+    why = hops(report)["engines can share pages"].why
+    assert why == "'decode-1': pages of another model, other weights, layout or keys"
 
 
 async def test_an_engine_that_is_gone(p: StubEngine, d: StubEngine) -> None:

@@ -167,17 +167,57 @@ def test_fleet_that_agrees() -> None:
     assert fleet.exports == {D0: ("10.0.0.7:18011",), D1: ("10.0.0.8:18011",)}
 
 
+def other(name: EngineId) -> EngineInfo:
+    found = FLEET[name]
+    assert found is not None
+    return replace(found, fingerprint="other")
+
+
+@pytest.mark.parametrize(
+    ("changed", "members"),
+    [
+        ({D1: other(D1)}, {P0, D0}),
+        ({D1: replace(info("decode"), exports=())}, {P0, D0}),
+        ({D1: replace(info("decode"), key_layout=replace(LAYOUT, prefix="x_"))}, {P0, D0}),
+        ({P1: info("prefill"), P0: other(P0), D0: other(D0)}, {P0, D0}),
+        ({P1: replace(info("prefill"), fingerprint="other")}, {P0, D0, D1}),
+    ],
+    ids=["one differs", "one exports nothing", "other keys", "two halves", "a lone prefill engine"],
+)
+def test_one_engine_that_differs_does_not_end_planning(
+    changed: dict[EngineId, EngineInfo], members: set[EngineId]
+) -> None:
+    fleet = plan_fleet({**FLEET, **changed})
+    assert isinstance(fleet, PlanFleet)
+    assert fleet.engines == members
+    assert fleet.exports.keys() == {name for name in members if name in (D0, D1)}
+
+
+def test_the_group_that_serves_more_turns_at_once_is_planned_for() -> None:
+    """While weights are updated one engine after the other."""
+    more = {P1: info("prefill"), EngineId("p2"): info("prefill"), D1: other(D1), P0: other(P0)}
+    fleet = plan_fleet({**FLEET, **more})
+    assert isinstance(fleet, PlanFleet)
+    assert fleet.engines == {P1, EngineId("p2"), D0}
+
+
+async def test_a_pair_of_another_group_gets_no_plan() -> None:
+    store = SetStore()
+    store.hold(range(640))
+    planner = make_planner(store, {**FLEET, D1: other(D1)})
+    cached = await planner.look_up(new_session(), 0, pack(range(1000)))
+    assert (cached.pages, cached.namespace) == (40, "f" * 16)
+    assert planner.plan(placed(15, D0), cached) is not None
+    assert planner.plan(placed(15, D1), cached) is None
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
         ({D0: None, D1: None}, "no decode engine publishes"),
         ({P0: replace(info("prefill"), page_size=64)}, "pages of 64 tokens, its store 16"),
-        ({D1: replace(info("decode"), exports=())}, "'d1' exports 0 of 1 ranks"),
-        ({D1: replace(info("decode"), fingerprint="other")}, "'p0' and 'd1' differ"),
-        (
-            {D1: replace(info("decode"), key_layout=replace(LAYOUT, prefix="x_"))},
-            "'p0' and 'd1' differ",
-        ),
+        ({D0: None, D1: replace(info("decode"), exports=())}, "'d1' exports 0 of 1 ranks"),
+        ({P0: other(P0)}, "agree in model, weights, layout, pages and keys: 'p0': other, 'd0': ff"),
     ],
 )
 def test_fleet_that_cannot_plan(changed: dict[EngineId, EngineInfo | None], says: str) -> None:

@@ -86,6 +86,17 @@ def test_only_engines_that_take_plans_count() -> None:
     assert placed[1].reason == "round robin; no plan: 'p9' takes none"
 
 
+def test_engines_with_other_pages_do_not_count() -> None:
+    named = tuple(replace(e, namespace="a") for e in fleet(1, 1))
+    others = tuple(replace(e, namespace="b") for e in fleet(3, 3)[1:3] + fleet(3, 3)[4:])
+    known = replace(turn(0, 10), namespace="a")
+    (here,) = place(view("split", named + others), known)
+    assert (here.decode, here.split) == ("d0", 5), "1P1D, not 3P3D"
+    (there,) = place(replace(view("split", others)), known)
+    assert (there.split, there.pages) == (None, None)
+    assert "other engines' pages" in there.reason
+
+
 def test_no_plan_without_a_known_prefix_or_by_policy() -> None:
     (unknown,) = place(view("split", fleet(1, 1)), turn(0, None, "the store is away"))
     assert (unknown.split, unknown.reason) == (None, "round robin; no plan: the store is away")

@@ -19,8 +19,13 @@ from dualpath_sglang.contract.ids import EngineId, RequestId
 RNG = random.Random(0)
 
 
-def engines(role: Role, healthy: Sequence[bool]) -> tuple[EngineView, ...]:
-    return tuple(EngineView(EngineId(f"{role}{i}"), role, up) for i, up in enumerate(healthy))
+def engines(
+    role: Role, healthy: Sequence[bool], namespaces: Sequence[str] = ("",)
+) -> tuple[EngineView, ...]:
+    return tuple(
+        EngineView(EngineId(f"{role}{i}"), role, up, namespace=namespaces[i % len(namespaces)])
+        for i, up in enumerate(healthy)
+    )
 
 
 @st.composite
@@ -29,7 +34,9 @@ def fleets(draw: st.DrawFn) -> tuple[EngineView, ...]:
     states = st.lists(st.booleans(), min_size=1, max_size=4)
     if draw(st.booleans()):
         return engines("plain", draw(states))
-    both = engines("prefill", draw(states)) + engines("decode", draw(states))
+    names = st.lists(st.sampled_from(["", "a", "b"]), min_size=1, max_size=4)
+    both = engines("prefill", draw(states), draw(names))
+    both += engines("decode", draw(states), draw(names))
     return tuple(draw(st.permutations(both)))
 
 
@@ -63,16 +70,19 @@ def test_every_turn_gets_one_decision_that_the_fleet_allows(
     assert decisions == round_robin(view, queue, now, RNG)
     assert [d.id for d in decisions] == [turn.id for turn in queue]
     role_of = {engine.id: engine.role for engine in view.engines}
+    pages = {engine.id: engine.namespace for engine in view.engines}
     up = {engine.id for engine in view.engines if engine.healthy}
     plain = "plain" in role_of.values()
     placed = [d for d in decisions if isinstance(d, Placed)]
     for one in placed:
         assert {one.prefill, one.decode} <= up
+        assert pages[one.prefill] == pages[one.decode]
         roles = (role_of[one.prefill], role_of[one.decode])
         assert roles == (("plain", "plain") if plain else ("prefill", "decode"))
     assert len(placed) <= max(0, view.max_inflight - view.inflight)
-    served = {role_of[name] for name in up}
-    if served >= ({"plain"} if plain else {"prefill", "decode"}):
+    of_role = {role: {pages[n] for n in up if role_of[n] == role} for role in role_of.values()}
+    sides = of_role.values()
+    if set.intersection(*sides) if plain or len(sides) == 2 else False:
         assert not any(isinstance(d, Refused) for d in decisions)
     else:
         for turn, decision in zip(queue, decisions, strict=True):
@@ -86,6 +96,27 @@ def test_passes_do_not_matter(
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(queue)), max_size=4)))
     assert passes(view, queue, cuts) == passes(view, queue, [])
+
+
+def test_every_pair_of_a_namespace_has_its_turn() -> None:
+    fleet = engines("prefill", [True] * 2, "ab") + engines("decode", [True] * 3, "ab")
+    queue = [TurnView(RequestId(f"{i}"), 1, 1, 0.0) for i in range(12)]
+    placed = round_robin(ClusterView(fleet, 0, 1000), queue, 0.0, RNG)
+    pairs = Counter((d.prefill, d.decode) for d in placed if isinstance(d, Placed))
+    expected = {("prefill0", "decode0"), ("prefill0", "decode2"), ("prefill1", "decode1")}
+    assert pairs.keys() == expected
+
+
+def test_a_turn_that_no_pair_can_serve_waits_and_says_why() -> None:
+    fleet = engines("prefill", [True], ["aaaaaaaaaaaa"]) + engines("decode", [True], [""])
+    (decision,) = round_robin(
+        ClusterView(fleet, 0, 9, no_engine_wait_s=5.0),
+        [TurnView(RequestId("1"), 1, 1, 0.0)],
+        0.0,
+        RNG,
+    )
+    assert isinstance(decision, Waiting)
+    assert decision.reason.endswith("'prefill0': aaaaaaaa, 'decode0': unknown")
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 40))

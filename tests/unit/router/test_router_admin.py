@@ -15,12 +15,14 @@ from dualpath_sglang.contract.pages import KeyLayout
 async def test_health_is_the_routers_own_and_ready_is_the_fleets() -> None:
     async with world(health_interval_s=0.02, health_failures=1) as w:
         ready = await w.http.get("/ready")
-        assert (ready.status_code, ready.json()) == (200, {"ready": True, "missing": []})
+        expected = {"ready": True, "missing": [], "why": ""}
+        assert (ready.status_code, ready.json()) == (200, expected)
         w.decode.healthy = w.prefill.healthy = False
         await eventually(lambda: len(w.router.loop.missing_roles()) == 2)
         ready = await w.http.get("/ready")
         assert ready.status_code == 503
-        assert ready.json() == {"ready": False, "missing": ["prefill", "decode"]}
+        why = "no healthy prefill engine (1 configured)"
+        assert ready.json() == {"ready": False, "missing": ["prefill", "decode"], "why": why}
         health = await w.http.get("/health")
         assert (health.status_code, health.json()) == (200, {"status": "ok"})
 

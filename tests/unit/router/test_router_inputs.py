@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from router_world import World, failure, world
-from stub_engines import VOCABULARY
+from stub_engines import VOCABULARY, StubEngine
 
 TOO_MANY = 10 * 1024 * 1024
 shared_loop = pytest.mark.asyncio(loop_scope="module")
@@ -134,9 +134,9 @@ async def test_context_overflow_says_what_adds_up() -> None:
 
 
 async def test_the_context_is_the_smallest_that_an_engine_names() -> None:
-    async with world() as w:
-        for name, state in w.router.loop.engines.items():
-            w.router.loop.report_info(name, 5 if state.endpoint.role == "decode" else 50, None)
+    engines = StubEngine("p0", "prefill", context_length=50), StubEngine("d0", "decode")
+    engines[1].context_length = 5
+    async with world(*engines) as w:
         error = await refused(w, await w.session(), 400, token_ids=[1], max_new_tokens=5)
         assert "the context holds 5" in error["message"]
 
