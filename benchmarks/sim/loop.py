@@ -65,6 +65,10 @@ class Loop:
             self.events += 1
             action(time, argument)
 
+    @property
+    def idle(self) -> bool:
+        return not self._heap
+
     def stop(self) -> None:
         """Forgets every event that has not run."""
         self._heap.clear()

@@ -110,7 +110,7 @@ def networks(draw: st.DrawFn) -> tuple[list[float], list[tuple[int, ...]], list[
 
 
 @given(networks())
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_max_min_by_its_definition(
     made: tuple[list[float], list[tuple[int, ...]], list[float]],
 ) -> None:
@@ -133,7 +133,7 @@ def test_max_min_by_its_definition(
 
 
 @given(networks(), st.lists(st.integers(1, 10**6), min_size=12, max_size=12))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_a_network_carries_every_byte_over_every_link_of_its_path(
     made: tuple[list[float], list[tuple[int, ...]], list[float]], sizes: list[int]
 ) -> None:
@@ -189,7 +189,7 @@ def mean_with_control(values: list[float], control: list[float], known: float) -
 @pytest.mark.parametrize("sizes", [(1.0,), (0.25, 0.25, 0.25, 3.25)])
 def test_processor_sharing_is_as_slow_as_theory_says(rho: float, sizes: tuple[float, ...]) -> None:
     """M/G/1 PS: the mean time in the system is size / (1 - rho), whatever the sizes."""
-    jobs = poisson(60_000, rho, sizes, seed=5)
+    jobs = poisson(40_000, rho, sizes, seed=5)
     loop = Loop()
     link = SharedLink(loop, "link", RATE)
     times = [0.0] * len(jobs)
