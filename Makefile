@@ -11,10 +11,11 @@ READY := $(VENV)/.ready
 # uv does not read PIP_FIND_LINKS, PIP_INDEX_URL and PIP_EXTRA_INDEX_URL by itself.
 LINKS := $(foreach l,$(PIP_FIND_LINKS),--find-links $(l))
 INDEX := $(if $(PIP_INDEX_URL),--index-url $(PIP_INDEX_URL)) $(foreach i,$(PIP_EXTRA_INDEX_URL),--extra-index-url $(i))
-UV := $(BIN)/uv pip install --python $(BIN)/python $(LINKS) $(INDEX)
+UV_INSTALL := $(BIN)/uv pip install $(LINKS) $(INDEX)
+UV := $(UV_INSTALL) --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup system demo test test-full bench-rig bench-rig-full check format clean
+.PHONY: help setup system demo test test-full bench-rig bench-rig-full check check-sglang format clean
 
 help:
 	@echo "make demo        set up, then serve and check a batch of agent sessions on real engines"
@@ -23,6 +24,7 @@ help:
 	@echo "make bench-rig   two-network benchmark: 1P1D and 1P2D, < 50 minutes, needs root"
 	@echo "make bench-rig-full   all of it 3 times; goes on where it was stopped"
 	@echo "make check       ruff, mypy"
+	@echo "make check-sglang VERSION=x   what would break with another release of SGLang"
 	@echo "make setup       only the set-up: system packages and $(VENV)"
 
 setup: $(READY)
@@ -115,6 +117,16 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Another release beside: an environment that has only SGLang of its own and shares all the rest.
+RELEASE := out/sglang/$(VERSION)
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+check-sglang: setup
+	@[ -n "$(VERSION)" ] || { echo "which release? make check-sglang VERSION=0.5.24" >&2; exit 2; }
+	[ -x $(RELEASE)/bin/python ] || $(BIN)/python -m venv --without-pip $(RELEASE)
+	@echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" > "$$($(RELEASE)/bin/python $(SITE))/shared.pth"
+	$(UV_INSTALL) --python $(RELEASE)/bin/python --quiet --no-deps sglang==$(VERSION)
+	$(RELEASE)/bin/python tests/contract/check_release.py $(VERSION)
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -9,15 +9,16 @@ is what the router is told.
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import cast
 
 from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.contract.pages import KeyLayout
+from dualpath_sglang.sglang_types import MooncakeStore
 
 _HASH = "0" * 64
 
 
-def key_layout_of(store: Any) -> KeyLayout:
+def key_layout_of(store: MooncakeStore) -> KeyLayout:
     """`store`: SGLang's `MooncakeStore` after `register_mem_pool_host`.
 
     Raises StartupError where pages have several shapes of objects (heads split for unequal
@@ -40,7 +41,7 @@ def key_layout_of(store: Any) -> KeyLayout:
     return KeyLayout(prefix, suffixes, page_size, tp_size)
 
 
-def _refused(store: Any) -> str:
+def _refused(store: MooncakeStore) -> str:
     if store.should_split_heads:
         return "heads are split over several objects (tp_lcm_size)"
     if store.enable_pp:
@@ -52,11 +53,11 @@ def _refused(store: Any) -> str:
     return ""
 
 
-def _keys_of_rank(store: Any, rank: int) -> list[str]:
+def _keys_of_rank(store: MooncakeStore, rank: int) -> list[str]:
     """The objects of one page as rank `rank` spells them, by the store's own methods."""
     kind = type(store)
     objects = 1 if store.is_mla_backend else 2
-    stand_in = SimpleNamespace(
+    made_up = SimpleNamespace(
         mha_suffix=str(rank),
         mla_suffix=store.mla_suffix,
         mem_pool_host=SimpleNamespace(
@@ -65,7 +66,7 @@ def _keys_of_rank(store: Any, rank: int) -> list[str]:
         _pack_multi_buffer_meta=kind._pack_multi_buffer_meta,
     )
     spell = kind._get_mla_buffer_meta if store.is_mla_backend else kind._get_mha_buffer_meta
-    keys, _, _ = spell(stand_in, store._tag_keys([_HASH]), None)
+    keys, _, _ = spell(cast("MooncakeStore", made_up), store._tag_keys([_HASH]), None)
     return [str(key) for key in keys]
 
 

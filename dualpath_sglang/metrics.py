@@ -7,6 +7,7 @@ carry them to the HTTP process. Names are declared here and nowhere else.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from dualpath_sglang.hooks import Hook, guarded
@@ -87,7 +88,7 @@ def set_role(role: str) -> None:
     _role = role
 
 
-def around_store_get(original: Any, store: Any, *args: Any, **kwargs: Any) -> Any:
+def around_store_get(original: Any, store: object, *args: Any, **kwargs: Any) -> Any:
     """Results are the bytes read per object, negative for a miss (`MooncakeStore`)."""
     results = original(store, *args, **kwargs)
     _count_store(results)
@@ -95,7 +96,7 @@ def around_store_get(original: Any, store: Any, *args: Any, **kwargs: Any) -> An
 
 
 @guarded("counting bytes read from the store", lambda *_: None)
-def _count_store(results: Any) -> None:
+def _count_store(results: Sequence[int]) -> None:
     if _role:
         amount = sum(result for result in results if result > 0)
         count_bytes("store_to_prefill" if _role == "prefill" else "store_to_decode", amount)

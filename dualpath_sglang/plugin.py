@@ -17,6 +17,7 @@ from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.cpu.shims import cpu_requested
 from dualpath_sglang.hooks import Hook
 from dualpath_sglang.report import REPORT_HOOKS
+from dualpath_sglang.sglang_types import Scheduler
 from dualpath_sglang.store_guard import STORE_HOOKS
 from dualpath_sglang.transfer_rooms import ROOM_HOOKS
 
@@ -69,7 +70,7 @@ def verify_installed() -> None:
     hooks.verify(hook_table(EngineConfig.from_env(os.environ)))
 
 
-def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+def after_init_disaggregation(result: Any, scheduler: Scheduler, *args: Any, **kwargs: Any) -> Any:
     verify_installed()
     metrics.set_role(sglang_api.role_of(scheduler))
     if sglang_api.reads_store(scheduler):

@@ -6,6 +6,7 @@ SGLang's `cached_tokens_details` on the decode engine is a copy of the prefill e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from dualpath_sglang.contract.report import TurnReport
 from dualpath_sglang.hooks import Hook, guarded
 from dualpath_sglang.secondpath.requests import LoadReport
 from dualpath_sglang.secondpath.running import count_received, load_report
+from dualpath_sglang.sglang_types import DecodeRequest, OutputStreamer, Req
 
 
 def _keep(result: Any, *args: Any, **kwargs: Any) -> Any:
@@ -22,7 +24,7 @@ def _keep(result: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @guarded("the report of a decode request", _keep)
-def after_decode_commit(result: Any, queue: Any, decode_req: Any) -> Any:
+def after_decode_commit(result: Any, queue: object, decode_req: DecodeRequest) -> Any:
     """The prompt's KV is complete on D: its own tiers, and the rest came from P."""
     device, host, storage = api.decode_prefix(decode_req)
     received = api.prompt_tokens(decode_req.req) - device - host - storage
@@ -37,14 +39,16 @@ def after_decode_commit(result: Any, queue: Any, decode_req: Any) -> Any:
     return result
 
 
-def around_stream_output(original: Any, streamer: Any, reqs: Any, *args: Any, **kw: Any) -> Any:
+def around_stream_output(
+    original: Any, streamer: OutputStreamer, reqs: Sequence[Req], *args: Any, **kw: Any
+) -> Any:
     """Before a prefill engine's answer leaves, add what its forward pass found cached."""
     _add_prefill_reports(streamer, reqs)
     return original(streamer, reqs, *args, **kw)
 
 
 @guarded("the report of a prefill request", lambda *_: None)
-def _add_prefill_reports(streamer: Any, reqs: Any) -> None:
+def _add_prefill_reports(streamer: OutputStreamer, reqs: Sequence[Req]) -> None:
     if str(streamer.disaggregation_mode.value) != "prefill":
         return
     for req in reqs:

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from dualpath_sglang.contract.report import META_KEY, TurnReport
+from dualpath_sglang.sglang_types import DecodeRequest, Req, Scheduler
 
 
 def version() -> str:
@@ -20,19 +21,18 @@ def version() -> str:
     return str(sglang.__version__)
 
 
-def role_of(scheduler: Any) -> str:
+def role_of(scheduler: Scheduler) -> str:
     """prefill, decode or null (one engine that does both)."""
     return str(scheduler.disaggregation_mode.value)
 
 
-def settings_of(scheduler: Any) -> dict[str, Any]:
+def settings_of(scheduler: Scheduler) -> dict[str, Any]:
     """By field name, as SGLang resolved them: `scheduler.server_args` keeps what was passed."""
-    found: dict[str, Any] = scheduler.server_args.resolved_dict()
-    return found
+    return scheduler.server_args.resolved_dict()
 
 
-def reads_store(scheduler: Any) -> bool:
-    return bool(getattr(scheduler.server_args, "hicache_storage_backend", None))
+def reads_store(scheduler: Scheduler) -> bool:
+    return bool(scheduler.server_args.hicache_storage_backend)
 
 
 def compile_page_hash() -> None:
@@ -49,17 +49,17 @@ def compile_page_hash() -> None:
     get_hash_str([0])
 
 
-def prompt_tokens(req: Any) -> int:
+def prompt_tokens(req: Req) -> int:
     return len(req.origin_input_ids)
 
 
-def cached_by_tier(req: Any) -> tuple[int, int, int]:
+def cached_by_tier(req: Req) -> tuple[int, int, int]:
     """Tokens that this engine's prefill took from device, host and store; valid after its first
     forward pass (`ScheduleBatch.prepare_for_extend`)."""
     return req.cached_tokens_device, req.cached_tokens_host, req.cached_tokens_storage
 
 
-def decode_prefix(decode_req: Any) -> tuple[int, int, int]:
+def decode_prefix(decode_req: DecodeRequest) -> tuple[int, int, int]:
     """Tokens that a decode engine announced from device, host and store (`DecodePrefixMatch`)."""
     match = decode_req.prefix_match
     if match is None:
@@ -67,7 +67,7 @@ def decode_prefix(decode_req: Any) -> tuple[int, int, int]:
     return match.l1_prefix_len, match.l2_host_hit_length, match.l3_storage_hit_length
 
 
-def attach_report(req: Any, report: TurnReport) -> None:
+def attach_report(req: Req, report: TurnReport) -> None:
     """Send a report with the request's next output. SGLang slices the list by output token and
     joins the pieces again, so the one entry arrives with the first token."""
     info = dict(req.customized_info or {})
@@ -75,5 +75,5 @@ def attach_report(req: Any, report: TurnReport) -> None:
     req.customized_info = info
 
 
-def has_report(req: Any) -> bool:
+def has_report(req: Req) -> bool:
     return META_KEY in (req.customized_info or {})

@@ -6,14 +6,13 @@ Upstream's `MooncakeStore.clear` removes every object of every engine and model.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from dualpath_sglang.hooks import Hook
 
 log = logging.getLogger("dualpath")
 
 
-def keep_store(self: Any) -> None:
+def keep_store(self: object) -> None:
     log.info("flush: this engine's caches only; the shared store keeps its objects")
 
 

@@ -13,22 +13,23 @@ from __future__ import annotations
 from typing import Any
 
 from dualpath_sglang.hooks import Hook
+from dualpath_sglang.sglang_types import KVManager
 
 _MANAGER = "sglang.srt.disaggregation.common.conn.CommonKVManager"
 
 
-class RoomTable(dict[int, dict[str, Any]]):
+class RoomTable(dict[int, dict[str, object]]):
     """Room -> decode rank -> where to send. What is asked of a room that is gone finds nothing, and
     what is told of it is forgotten."""
 
-    def __missing__(self, room: int) -> dict[str, Any]:
+    def __missing__(self, room: int) -> dict[str, object]:
         return {}
 
     def pop(self, room: int, default: Any = None) -> Any:
         return super().pop(room, default)
 
 
-def around_check_status(original: Any, manager: Any, bootstrap_room: int) -> Any:
+def around_check_status(original: Any, manager: KVManager, bootstrap_room: int) -> Any:
     try:
         return original(manager, bootstrap_room)
     except KeyError:
@@ -37,7 +38,7 @@ def around_check_status(original: Any, manager: Any, bootstrap_room: int) -> Any
         return KVPoll.Failed
 
 
-def after_manager_init(result: Any, manager: Any, *args: Any, **kwargs: Any) -> Any:
+def after_manager_init(result: Any, manager: KVManager, *args: Any, **kwargs: Any) -> Any:
     """Before the manager's threads start, which happens in the constructors of its subclasses.
     Decode engines have no such table."""
     if hasattr(manager, "transfer_infos"):

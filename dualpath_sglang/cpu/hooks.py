@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from dualpath_sglang.cpu import host_copy, paging, streams
+from dualpath_sglang.cpu import host_copy, streams
 from dualpath_sglang.hooks import Hook
+from dualpath_sglang.sglang_types import MooncakeKVSender, Scheduler
 
 WAIT_S = 0.001
 """Pause of a scheduler that has nothing to compute. With more schedulers than cores, upstream's
@@ -23,7 +23,6 @@ HOST_POOL_MODULES = (
     "sglang.srt.mem_cache.pool_host.mha",
     "sglang.srt.mem_cache.pool_host.mla",
 )
-_PAGED = "sglang.srt.mem_cache.allocator.paged.PagedTokenToKVPoolAllocator"
 
 
 def prepare() -> None:
@@ -75,49 +74,7 @@ def host_register(buffer: torch.Tensor, registration_granularity_bytes: int | No
     """Pinning for DMA by a GPU that is not there."""
 
 
-def alloc_extend(
-    self: Any,
-    prefix_lens: torch.Tensor,
-    prefix_lens_cpu: torch.Tensor,
-    seq_lens: torch.Tensor,
-    seq_lens_cpu: torch.Tensor,
-    last_loc: torch.Tensor,
-    extend_num_tokens: int,
-    num_new_pages: int | None = None,
-) -> torch.Tensor | None:
-    """Slots int64 [extend_num_tokens] for the new tokens of a batch; None when pages lack."""
-    return _take(
-        self,
-        lambda free: paging.extend_slots(
-            prefix_lens_cpu, seq_lens_cpu, last_loc, free, self.page_size
-        ),
-    )
-
-
-def alloc_decode(
-    self: Any, seq_lens: torch.Tensor, seq_lens_cpu: torch.Tensor, last_loc: torch.Tensor
-) -> torch.Tensor | None:
-    """One slot per sequence, int64 [batch]; None when pages lack."""
-    return _take(
-        self, lambda free: paging.decode_slots(seq_lens_cpu, last_loc, free, self.page_size)
-    )
-
-
-def _take(
-    allocator: Any, choose: Callable[[torch.Tensor], tuple[torch.Tensor, int]]
-) -> torch.Tensor | None:
-    """Choose from the free pages; the released ones join them only when those run short."""
-    slots, taken = choose(allocator.free_pages)
-    if taken > len(allocator.free_pages):
-        allocator.merge_and_sort_free()
-        slots, taken = choose(allocator.free_pages)
-    if taken > len(allocator.free_pages):
-        return None
-    allocator.free_pages = allocator.free_pages[taken:]
-    return slots
-
-
-def rest(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+def rest(result: Any, scheduler: Scheduler, *args: Any, **kwargs: Any) -> Any:
     time.sleep(IDLE_S if scheduler.is_fully_idle() else WAIT_S)
     return result
 
@@ -132,14 +89,14 @@ def fork_children(result: Any, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def send_plain_indices(result: Any, *args: Any, **kwargs: Any) -> Any:
+def send_plain_indices(result: object, *args: Any, **kwargs: Any) -> Any:
     """A sender class that takes page indices before they have come off the device gets them after.
 
     Not in `prepare`: that class's module imports prometheus_client, which decides then whether it
     writes for several processes, and SGLang sets that up later.
     """
-    if getattr(result, "supports_host_tensor_indices", False):
-        result.supports_host_tensor_indices = False
+    if hasattr(result, "supports_host_tensor_indices"):
+        cast("type[MooncakeKVSender]", result).supports_host_tensor_indices = False
     return result
 
 
@@ -150,20 +107,6 @@ CPU_HOOKS: tuple[Hook, ...] = (
         host_register,
         "there is no CUDA runtime to register host memory with",
         ("buffer", "registration_granularity_bytes"),
-    ),
-    Hook(
-        f"{_PAGED}.alloc_extend",
-        "replace",
-        alloc_extend,
-        "the page allocator's kernel is Triton",
-        ("prefix_lens_cpu", "seq_lens_cpu", "last_loc", "extend_num_tokens", "num_new_pages"),
-    ),
-    Hook(
-        f"{_PAGED}.alloc_decode",
-        "replace",
-        alloc_decode,
-        "the page allocator's kernel is Triton",
-        ("seq_lens_cpu", "last_loc"),
     ),
     Hook(
         "sglang.srt.managers.scheduler.Scheduler.on_idle",

@@ -1,49 +1,57 @@
 """SGLang's requests, tree and decode queues, as the second path needs them.
 
-With `sglang_pool` the only module of it that reads SGLang's attributes. `req`: Req. `cache`:
-UnifiedRadixCache. Pages are page numbers in the host pool.
+With `sglang_pool` the only module of it that reads SGLang's attributes. Pages are page numbers in
+the host pool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from dualpath_sglang.secondpath import sglang_pool
+from dualpath_sglang.sglang_types import (
+    DecodeRequest,
+    Handle,
+    LockReceipt,
+    Node,
+    Req,
+    RequestHandle,
+    Scheduler,
+    UnifiedRadixCache,
+)
 
 # --- requests ---------------------------------------------------------------------------------
 
 
-def handle_of(req: Any) -> Any:
+def handle_of(req: Req) -> RequestHandle:
     """Key of everything the cache knows of a request; hashable."""
     return req.cache_request_handle
 
 
-def room_of(req: Any) -> int:
+def room_of(req: Req) -> int:
     return int(req.bootstrap_room or 0)
 
 
-def hints_of(req: Any) -> Any:
-    return getattr(req, "kv_hints", None)
+def hints_of(req: Req) -> object:
+    return req.kv_hints
 
 
-def matchable_tokens(req: Any) -> int:
+def matchable_tokens(req: Req) -> int:
     """Tokens of the prompt that a prefill engine may take from its cache, plus 1: less than the
     prompt where log-probabilities of it are asked for."""
     return int(req._compute_max_prefix_len(len(req.origin_input_ids))) + 1
 
 
-def is_plain_text(req: Any) -> bool:
+def is_plain_text(req: Req) -> bool:
     """Neither multimodal nor a streaming session nor with embeddings: its page keys are hashes of
     its token ids alone."""
-    session = getattr(req, "session", None)
     return (
-        getattr(req, "multimodal_inputs", None) is None
-        and getattr(req, "positional_embed_overrides", None) is None
-        and getattr(req, "input_embeds", None) is None
-        and getattr(req, "lora_id", None) is None
-        and session is None
+        req.multimodal_inputs is None
+        and req.positional_embed_overrides is None
+        and req.input_embeds is None
+        and req.lora_id is None
+        and req.session is None
     )
 
 
@@ -57,11 +65,11 @@ class Match:
 
     covered: int
     device: int
-    node: Any
-    host_node: Any | None
+    node: Node
+    host_node: Node | None
 
 
-def match(cache: Any, req: Any, end: int) -> Match:
+def match(cache: UnifiedRadixCache, req: Req, end: int) -> Match:
     """The longest cached prefix within the first `end` tokens of a prompt."""
     from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
     from sglang.srt.mem_cache.radix_cache import RadixKey
@@ -85,7 +93,7 @@ class HostRun:
     hashes: list[str]
 
 
-def host_runs(cache: Any, req: Any, end: int) -> list[HostRun]:
+def host_runs(cache: UnifiedRadixCache, req: Req, end: int) -> list[HostRun]:
     """Which pages within the first `end` tokens have valid bytes in the host pool.
 
     A node's host copy counts only when its device-to-host copy has ended. Walks by matching, since
@@ -110,7 +118,7 @@ def host_runs(cache: Any, req: Any, end: int) -> list[HostRun]:
     return runs[::-1]
 
 
-def start_prefetch(cache: Any, req: Any, found: Match, end: int) -> bool:
+def start_prefetch(cache: UnifiedRadixCache, req: Req, found: Match, end: int) -> bool:
     """Have the pages between a match and `end` read from the store into the host pool. False:
     declined (too little memory now), or nothing to read."""
     tokens, at = req.origin_input_ids, found.covered
@@ -131,20 +139,20 @@ def start_prefetch(cache: Any, req: Any, found: Match, end: int) -> bool:
     return bool(cache.has_ongoing_prefetch(handle))
 
 
-def pin(cache: Any, node: Any) -> Any:
+def pin(cache: UnifiedRadixCache, node: Node) -> LockReceipt:
     """Keep a node's host copy, and with it those of its ancestors; returns the receipt."""
     return cache.inc_host_lock_ref(node).to_dec_params()
 
 
-def unpin(cache: Any, node: Any, receipt: Any) -> None:
+def unpin(cache: UnifiedRadixCache, node: Node, receipt: LockReceipt) -> None:
     cache.dec_host_lock_ref(node, receipt)
 
 
-def is_root(cache: Any, node: Any) -> bool:
+def is_root(cache: UnifiedRadixCache, node: Node) -> bool:
     return bool(cache.is_root(node))
 
 
-def drop_prefetch(cache: Any, handle: Any) -> None:
+def drop_prefetch(cache: UnifiedRadixCache, handle: Handle) -> None:
     """End a request's prefetch, whatever its state, and release what it holds."""
     from sglang.srt.mem_cache.base_prefix_cache import CacheRequestOutcome
 
@@ -154,7 +162,7 @@ def drop_prefetch(cache: Any, handle: Any) -> None:
 # --- the engine -------------------------------------------------------------------------------
 
 
-def decode_queues(scheduler: Any) -> tuple[list[Any], list[Any]]:
+def decode_queues(scheduler: Scheduler) -> tuple[list[DecodeRequest], list[DecodeRequest]]:
     """Decode requests that wait for memory, and those that wait for their KV."""
     return (
         scheduler.disagg_decode_prealloc_queue.queue,
@@ -162,50 +170,32 @@ def decode_queues(scheduler: Any) -> tuple[list[Any], list[Any]]:
     )
 
 
-def keep_waiting(decode_req: Any) -> None:
+def keep_waiting(decode_req: DecodeRequest) -> None:
     """Out of this round's pre-allocation."""
     decode_req.waiting_for_input = False
 
 
-def restore_pending(decode_req: Any) -> bool:
+def restore_pending(decode_req: DecodeRequest) -> bool:
     """Its prefix is still to be copied from the host pool to the device."""
     return str(decode_req.hicache_restore_status.value) == "pending"
 
 
-def restore_failed(decode_req: Any) -> bool:
+def restore_failed(decode_req: DecodeRequest) -> bool:
     return str(decode_req.hicache_restore_status.value) == "failed"
 
 
-def restore_again(decode_req: Any) -> None:
-    decode_req.hicache_restore_status = type(decode_req.hicache_restore_status).PENDING
+def restore_again(decode_req: DecodeRequest) -> None:
+    from sglang.srt.disaggregation.decode_hicache_mixin import HiCacheRestoreResult
+
+    decode_req.hicache_restore_status = HiCacheRestoreResult.PENDING
 
 
-def copies_to_device(cache: Any) -> bool:
-    """Are any under way?"""
-    return bool(cache.ongoing_load_back)
-
-
-def is_restored(decode_req: Any) -> bool:
-    """Its copy to the device has ended."""
-    return decode_req.hicache_restore_lock is not None
-
-
-def cut_restored(decode_req: Any) -> None:
-    """Leave out what was copied to the device beyond the prefix that was announced to P."""
-    match, indices = decode_req.prefix_match, decode_req.hicache_restored_kv_indices
-    if match is None or indices is None:
-        return
-    announced = match.decode_prefix_len - match.l1_prefix_len
-    if len(indices) > announced:
-        decode_req.hicache_restored_kv_indices = indices[:announced]
-
-
-def ask_for_load(scheduler: Any, req: Any) -> None:
+def ask_for_load(scheduler: Scheduler, req: Req) -> None:
     """Have SGLang start a waiting request's prefetch, as it does at arrival."""
     scheduler._prefetch_kvcache(req)
 
 
-def is_idle(scheduler: Any) -> bool:
+def is_idle(scheduler: Scheduler) -> bool:
     return bool(scheduler.is_fully_idle())
 
 
@@ -216,5 +206,5 @@ def local_host() -> str:
     return str(get_local_ip_auto())
 
 
-def live_handles(decode_reqs: Iterable[Any]) -> dict[Any, Any]:
+def live_handles(decode_reqs: Iterable[DecodeRequest]) -> dict[Handle, DecodeRequest]:
     return {handle_of(d.req): d for d in decode_reqs}

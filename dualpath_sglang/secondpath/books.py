@@ -49,7 +49,7 @@ class Bookkeeper:
             return []
         if not sglang_pool.is_diverted(path.cache):
             log.warning("DualPath: the store was attached anew; prefetches are taken over again")
-            sglang_pool.divert_prefetches(path.cache, path)
+            sglang_pool.divert_prefetches(path.cache, path.take, path.holds)
         self._next = now + (ALWAYS_S if path.config.check == "always" else IDLE_S)
         return self.check_idle()
 

@@ -6,7 +6,9 @@ With them pages would be wrong, promises broken or requests stuck; so an engine 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
+
+from dualpath_sglang.sglang_types import HybridCacheController, UnifiedRadixCache
 
 LAYOUTS = ("page_first_direct", "page_first")
 POLICIES = ("wait_complete", "timeout")
@@ -14,7 +16,7 @@ LEAST_RATIO = 2.0
 """Host pool over device pool: prefetches may take half of it, pins a quarter."""
 
 
-def unsupported(settings: Mapping[str, Any], cache: Any) -> list[str]:
+def unsupported(settings: Mapping[str, Any], cache: UnifiedRadixCache | None) -> list[str]:
     """Every violation, a sentence each. `settings`: SGLang's, by field name, as it resolved them.
     `cache`: as built; none: not looked at.
 
@@ -99,20 +101,19 @@ def _other_features(settings: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _live_cache(cache: Any) -> list[str]:
+def _live_cache(cache: UnifiedRadixCache) -> list[str]:
     """What can be seen at the built cache only."""
     found = []
-    components = getattr(cache, "tree_components", ())
-    names = [str(getattr(c, "name", c)) for c in components]
+    names = [component.name for component in cache.tree_components]
     if names != ["FULL"]:
         found.append(f"the model's cache has the parts {names}: only full attention is supported")
-    if getattr(cache, "sidecar_pool_specs", None):
+    if cache.sidecar_pool_specs:
         found.append("the model keeps more than K and V for a page (side pools)")
-    if getattr(getattr(cache, "tree_core", None), "is_eagle", False):
+    if cache.tree_core.is_eagle:
         found.append("pages are keyed by pairs of tokens")
-    controller = getattr(cache, "cache_controller", None)
+    controller = cast("HybridCacheController | None", cache.cache_controller)
     if controller is None:
         found.append("there is no host pool (--enable-hierarchical-cache)")
-    elif not getattr(controller, "enable_storage", False):
+    elif not controller.enable_storage:
         found.append("the engine has no store")
     return found

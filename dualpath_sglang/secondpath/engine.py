@@ -9,7 +9,7 @@ All methods run on the scheduler thread. What they call in other threads never t
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dualpath_sglang.contract.clock import Clock, SystemClock
 from dualpath_sglang.contract.engine_config import EngineConfig
@@ -23,6 +23,10 @@ from dualpath_sglang.secondpath.pins import AdmissionPins
 from dualpath_sglang.secondpath.probe import Probes
 from dualpath_sglang.secondpath.requests import Followed, LoadReport
 from dualpath_sglang.secondpath.running import set_running
+from dualpath_sglang.sglang_types import Handle, PrefetchOperation, Req, Scheduler
+
+if TYPE_CHECKING:
+    from dualpath_sglang.secondpath.radix_cache import DualPathRadixCache
 
 log = logging.getLogger("dualpath")
 
@@ -36,8 +40,8 @@ class SecondPath(Machinery):
 
     def __init__(
         self,
-        scheduler: Any,
-        cache: Any,
+        scheduler: Scheduler,
+        cache: DualPathRadixCache,
         role: str,
         config: EngineConfig,
         clock: Clock | None = None,
@@ -55,7 +59,7 @@ class SecondPath(Machinery):
 
     # --- arrival ------------------------------------------------------------------------------
 
-    def plan_for(self, req: Any) -> Plan | None:
+    def plan_for(self, req: Req) -> Plan | None:
         """The plan that came with a request, made to fit. Never raises for what was sent."""
         counts: dict[str, int] = {}
         plan = parse_kv_hints(adapter.hints_of(req), counts)
@@ -73,7 +77,7 @@ class SecondPath(Machinery):
             self.meter.plan("taken")
         return plan
 
-    def follow(self, req: Any) -> Followed:
+    def follow(self, req: Req) -> Followed:
         """Before SGLang queues a request."""
         plan = self.plan_for(req)
         handle = adapter.handle_of(req)
@@ -91,7 +95,7 @@ class SecondPath(Machinery):
 
     # --- loads --------------------------------------------------------------------------------
 
-    def take(self, op: Any) -> bool:
+    def take(self, op: PrefetchOperation) -> bool:
         """Take over an operation that has its pages. False: upstream's thread reads it."""
         if self.faults.fires("divert_error"):
             raise RuntimeError("fault: divert_error")
@@ -189,7 +193,7 @@ class SecondPath(Machinery):
                 entry.report.fallback = entry.report.fallback or "no_room"
                 self.meter.fallback("no_room")
             elif now >= entry.next_try:
-                adapter.ask_for_load(self.scheduler, entry.req)
+                adapter.ask_for_load(self.scheduler, entry.live)
 
     @guarded("probes of the doctor", lambda *_: None)
     def _tick_probes(self, now: float) -> None:
@@ -206,7 +210,7 @@ class SecondPath(Machinery):
 
     # --- questions of the cache and the hooks -------------------------------------------------
 
-    def must_wait(self, handle: Any) -> bool:
+    def must_wait(self, handle: Handle) -> bool:
         """P: its planned load has not begun for lack of room."""
         entry = self.requests.get(handle)
         return (
@@ -217,7 +221,7 @@ class SecondPath(Machinery):
             and not self.cache.has_ongoing_prefetch(handle)
         )
 
-    def may_load(self, handle: Any, tokens: int) -> bool:
+    def may_load(self, handle: Handle, tokens: int) -> bool:
         """P: is there room for a planned load beside those under way and those that wait to be
         admitted? First come first served; a load that is alone always may."""
         if self.client is None or handle not in self.requests:
@@ -232,7 +236,7 @@ class SecondPath(Machinery):
         room = self.pool.pages * self.pool.page_size // 2
         return taken == 0 or taken + tokens <= room
 
-    def is_overdue(self, op: Any) -> bool:
+    def is_overdue(self, op: PrefetchOperation) -> bool:
         """An operation that waits for the store's answer for too long; loads end by themselves."""
         return sglang_pool.waits_for_query(op) and (
             self.clock.now() - sglang_pool.asked_at(op) > self.deadline_s
@@ -249,7 +253,7 @@ class SecondPath(Machinery):
         if self.cache.has_ongoing_prefetch(entry.handle):
             return
         end = entry.plan.n * self.pool.page_size
-        missing = end - adapter.match(self.cache, entry.req, end).covered
+        missing = end - adapter.match(self.cache, entry.live, end).covered
         if missing < sglang_pool.fewest_tokens(self.cache):
             self.requests.settle(entry)
 
@@ -266,7 +270,7 @@ class SecondPath(Machinery):
             f"fingerprint {self.fingerprint}{exports}"
         )
 
-    def report_for(self, req: Any) -> LoadReport:
+    def report_for(self, req: Req) -> LoadReport:
         """What this request's load brought in; zeros when it had none."""
         handle = adapter.handle_of(req)
         entry = self.requests.get(handle)
@@ -277,11 +281,11 @@ class SecondPath(Machinery):
             self.requests.drop(handle)
         return entry.report
 
-    def on_admitted(self, handle: Any) -> None:
+    def on_admitted(self, handle: Handle) -> None:
         """Its prefix is being copied to the device, and locked for that by SGLang."""
         self.pins.release(handle)
 
-    def on_abort(self, handle: Any) -> None:
+    def on_abort(self, handle: Handle) -> None:
         self.loads.cancel(handle)
         self.pins.release(handle)
         entry = self.requests.get(handle)

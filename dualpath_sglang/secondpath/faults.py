@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 from dualpath_sglang.contract.errors import ConfigError
 from dualpath_sglang.secondpath.pool import Entries
@@ -20,8 +21,17 @@ NAMES = {
     "peer_timeout": "a one-sided read fails after 1 s, its bytes may come for another 19",
     "peer_corrupt": "each exported page changes between its checksum and its announcement",
     "divert_error": "taking over a prefetch operation raises",
+    "store_query_error": "SGLang's own question what the store has raises",
+    "store_write_error": "SGLang's own write to the store raises",
+    "store_get_error": "SGLang's own read from the store raises (it reads where taking over fails)",
 }
 
+_OF_SGLANG = {
+    "store_query_error": ("batch_exists", "batch_exists_v2"),
+    "store_write_error": ("batch_set_v1",),
+    "store_get_error": ("batch_get_v1",),
+}
+"""Methods of the store's client that SGLang's storage threads call."""
 
 LATE_S = 20.0
 
@@ -53,6 +63,24 @@ class Faults:
 def faulty(transport: Transport, faults: Faults) -> Transport:
     """`transport`, or one that fails where a test wants it to."""
     return _FailingTransport(transport, faults) if "peer_timeout" in faults else transport
+
+
+def fail_store(store: Any, faults: Faults) -> None:
+    """Where a test wants it, calls of SGLang's own threads to the store's client raise. The store
+    itself is as it was."""
+    for fault, methods in _OF_SGLANG.items():
+        if fault in faults:
+            for name in methods:
+                setattr(store, name, _raising(getattr(store, name), fault, faults))
+
+
+def _raising(call: Any, fault: str, faults: Faults) -> Any:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if faults.fires(fault):
+            raise OSError(f"fault: {fault}")
+        return call(*args, **kwargs)
+
+    return failing
 
 
 class _FailingTransport:

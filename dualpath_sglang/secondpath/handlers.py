@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
 
 from dualpath_sglang import sglang_api
 from dualpath_sglang.contract.engine_config import EngineConfig
@@ -19,6 +21,17 @@ from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.checks import advice, unsupported
 from dualpath_sglang.secondpath.engine import SecondPath
 from dualpath_sglang.secondpath.info import engine_info
+from dualpath_sglang.sglang_types import (
+    DecodeQueue,
+    DecodeRequest,
+    HostKVCache,
+    InternalState,
+    Req,
+    Scheduler,
+)
+
+if TYPE_CHECKING:
+    from dualpath_sglang.secondpath.radix_cache import DualPathRadixCache
 
 log = logging.getLogger("dualpath")
 
@@ -26,7 +39,7 @@ RESTORE_RETRY_S = 20.0
 """How long a decode engine tries again to copy a pinned prefix to a full device."""
 
 
-def current(cache: Any) -> SecondPath | None:
+def current(cache: object) -> SecondPath | None:
     found = getattr(cache, "second_path", None)
     return found if isinstance(found, SecondPath) else None
 
@@ -42,7 +55,7 @@ def _none(*args: Any, **kwargs: Any) -> None:
 # --- start ------------------------------------------------------------------------------------
 
 
-def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+def after_init_disaggregation(result: Any, scheduler: Scheduler, *args: Any, **kwargs: Any) -> Any:
     """Raises StartupError, which ends the scheduler process: it must not serve half of this."""
     role = sglang_api.role_of(scheduler)
     if role in ("prefill", "decode") and current(scheduler.tree_cache) is None:
@@ -50,8 +63,9 @@ def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs:
         if problems:
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise StartupError(f"DualPath: {len(problems)} unsupported settings:\n{lines}")
-        path = SecondPath(scheduler, scheduler.tree_cache, role, EngineConfig.from_env(os.environ))
-        sglang_pool.divert_prefetches(scheduler.tree_cache, path)
+        cache = cast("DualPathRadixCache", scheduler.tree_cache)
+        path = SecondPath(scheduler, cache, role, EngineConfig.from_env(os.environ))
+        sglang_pool.divert_prefetches(cache, path.take, path.holds)
         if warning := advice(*sglang_pool.pool_tokens(scheduler.tree_cache)):
             log.warning("DualPath: %s", warning)
         log.info("DualPath: second path of a %s engine, %s", role, path.describe())
@@ -59,7 +73,9 @@ def after_init_disaggregation(result: Any, scheduler: Any, *args: Any, **kwargs:
 
 
 @guarded("the engine's info", _result)
-def after_get_internal_state(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+def after_get_internal_state(
+    result: InternalState, scheduler: Scheduler, *args: Any, **kwargs: Any
+) -> Any:
     path = current(scheduler.tree_cache)
     if path is not None:
         result.internal_state[INFO_KEY] = engine_info(path).to_tree()
@@ -70,7 +86,7 @@ def after_get_internal_state(result: Any, scheduler: Any, *args: Any, **kwargs: 
 
 
 def around_add_request(
-    original: Any, scheduler: Any, req: Any, is_retracted: bool = False, **kwargs: Any
+    original: Any, scheduler: Scheduler, req: Req, is_retracted: bool = False, **kwargs: Any
 ) -> Any:
     entry = None if is_retracted else _follow(scheduler, req)
     result = original(scheduler, req, is_retracted, **kwargs)
@@ -80,13 +96,13 @@ def around_add_request(
 
 
 @guarded("reading a plan", _none)
-def _follow(scheduler: Any, req: Any) -> Any:
+def _follow(scheduler: Scheduler, req: Req) -> Any:
     path = current(scheduler.tree_cache)
     return path.follow(req) if path is not None else None
 
 
 @guarded("staging a request", _none)
-def _stage(scheduler: Any, req: Any, entry: Any) -> None:
+def _stage(scheduler: Scheduler, req: Req, entry: Any) -> None:
     path = current(scheduler.tree_cache)
     if path is None or path.staging is None:
         return
@@ -96,7 +112,7 @@ def _stage(scheduler: Any, req: Any, entry: Any) -> None:
 
 
 def around_prefetch(
-    original: Any, scheduler: Any, req: Any, storage_hit_end: int | None = None, **kwargs: Any
+    original: Any, scheduler: Scheduler, req: Req, storage_hit_end: int | None = None, **kwargs: Any
 ) -> Any:
     """A plan says how much is in the store: upstream then does not ask the store again."""
     end = _planned_end(scheduler, req)
@@ -108,7 +124,7 @@ def around_prefetch(
 
 
 @guarded("a planned prefetch", _none)
-def _planned_end(scheduler: Any, req: Any) -> int | None:
+def _planned_end(scheduler: Scheduler, req: Req) -> int | None:
     path = current(scheduler.tree_cache)
     entry = path.requests.get(adapter.handle_of(req)) if path is not None else None
     if path is None or entry is None or entry.plan is None or entry.settled:
@@ -117,7 +133,7 @@ def _planned_end(scheduler: Any, req: Any) -> int | None:
 
 
 @guarded("a planned prefetch", _none)
-def _after_prefetch(scheduler: Any, req: Any) -> None:
+def _after_prefetch(scheduler: Scheduler, req: Req) -> None:
     path = current(scheduler.tree_cache)
     entry = path.requests.get(adapter.handle_of(req)) if path is not None else None
     if path is not None and path.client is not None and entry is not None:
@@ -128,7 +144,7 @@ def _after_prefetch(scheduler: Any, req: Any) -> None:
 
 
 @guarded("holding requests that are staged", _result)
-def after_handshake(result: Any, queue: Any, *args: Any, **kwargs: Any) -> Any:
+def after_handshake(result: Any, queue: DecodeQueue, *args: Any, **kwargs: Any) -> Any:
     path = current(queue.tree_cache)
     if path is not None and path.staging is not None and len(path.staging):
         for decode_req in queue.queue:
@@ -137,25 +153,15 @@ def after_handshake(result: Any, queue: Any, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def around_local_restores(original: Any, queue: Any, decode_reqs: list[Any], **kwargs: Any) -> Any:
-    """A request must not take pages from the device whose copy to it has not ended."""
-    return original(queue, _without_copies_under_way(queue, decode_reqs), **kwargs)
-
-
-@guarded("waiting for copies to the device", lambda queue, decode_reqs: decode_reqs)
-def _without_copies_under_way(queue: Any, decode_reqs: list[Any]) -> list[Any]:
-    if current(queue.tree_cache) is None or not adapter.copies_to_device(queue.tree_cache):
-        return decode_reqs
-    return [d for d in decode_reqs if adapter.is_restored(d)]
-
-
-def around_try_load_back(original: Any, queue: Any, decode_req: Any, **kwargs: Any) -> Any:
+def around_try_load_back(
+    original: Any, queue: DecodeQueue, decode_req: DecodeRequest, **kwargs: Any
+) -> Any:
     result = original(queue, decode_req, **kwargs)
     return _try_again(result, queue, decode_req)
 
 
 @guarded("restoring a pinned prefix", _result)
-def _try_again(result: Any, queue: Any, decode_req: Any) -> Any:
+def _try_again(result: Any, queue: DecodeQueue, decode_req: DecodeRequest) -> Any:
     """While the pages are pinned a failed restore means a full device: that passes."""
     path = current(queue.tree_cache)
     if path is None or path.staging is None or not adapter.restore_failed(decode_req):
@@ -168,29 +174,17 @@ def _try_again(result: Any, queue: Any, decode_req: Any) -> Any:
     return False
 
 
-def around_commit_restore(original: Any, queue: Any, decode_req: Any, **kwargs: Any) -> Any:
-    _cut_restored(queue, decode_req)
-    return original(queue, decode_req, **kwargs)
-
-
-@guarded("cutting a restored prefix", _none)
-def _cut_restored(queue: Any, decode_req: Any) -> None:
-    """Another request may have lengthened the prefix since it was announced to P."""
-    if current(queue.tree_cache) is not None:
-        adapter.cut_restored(decode_req)
-
-
 # --- memory and idleness ----------------------------------------------------------------------
 
 
-def around_host_free(original: Any, pool: Any, indices: Any, **kwargs: Any) -> Any:
+def around_host_free(original: Any, pool: HostKVCache, indices: torch.Tensor, **kwargs: Any) -> Any:
     """Pages that a transfer still touches are freed when it has ended."""
     return original(pool, _not_held(pool, indices), **kwargs)
 
 
 @guarded("keeping pages in transfer", lambda pool, indices: indices)
-def _not_held(pool: Any, indices: Any) -> Any:
-    holds = getattr(pool, "dualpath_holds", None)
+def _not_held(pool: HostKVCache, indices: torch.Tensor) -> torch.Tensor:
+    holds = sglang_pool.holds_of(pool)
     if holds is None or holds.held == 0:
         return indices
     size = int(pool.page_size)
@@ -201,36 +195,9 @@ def _not_held(pool: Any, indices: Any) -> Any:
 
 @guarded("idleness", _result)
 def after_is_fully_idle(
-    result: Any, scheduler: Any, for_health_check: bool = False, *args: Any, **kwargs: Any
+    result: Any, scheduler: Scheduler, for_health_check: bool = False, *args: Any, **kwargs: Any
 ) -> Any:
-    path = current(getattr(scheduler, "tree_cache", None))
+    path = current(scheduler.tree_cache)
     if result and not for_health_check and path is not None and path.busy():
         return False
     return result
-
-
-# --- storage threads: an exception fails one operation, not the thread ------------------------
-
-
-def around_hit_query(original: Any, controller: Any, operation: Any, *args: Any, **kw: Any) -> Any:
-    try:
-        return original(controller, operation, *args, **kw)
-    except Exception:
-        log.exception("DualPath: the store did not say what it has; taken as nothing")
-        return [], 0
-
-
-def around_page_backup(original: Any, controller: Any, operation: Any, **kwargs: Any) -> Any:
-    try:
-        return original(controller, operation, **kwargs)
-    except Exception:
-        log.exception("DualPath: pages could not be written to the store")
-        return None
-
-
-def around_page_transfer(original: Any, controller: Any, operation: Any, **kwargs: Any) -> Any:
-    try:
-        return original(controller, operation, **kwargs)
-    except Exception:
-        log.exception("DualPath: pages could not be read from the store")
-        return None

@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 from dualpath_sglang.contract.plan import Plan
 from dualpath_sglang.secondpath.holds import PageHolds
+from dualpath_sglang.sglang_types import PrefetchOperation
 
 Key = tuple[int, str]
 """Bootstrap room and plan id: how P and D know one exchange."""
@@ -54,7 +54,7 @@ class Load:
 
     def __init__(
         self,
-        owner: Any,
+        owner: PrefetchOperation,
         origin: Origin,
         hashes: Sequence[str],
         slots: Sequence[int],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dualpath_sglang.contract.clock import Clock
 from dualpath_sglang.secondpath import sglang_pool
@@ -12,6 +12,10 @@ from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.load import Load, State
 from dualpath_sglang.secondpath.meter import Meter
 from dualpath_sglang.secondpath.store_reader import StoreReader
+from dualpath_sglang.sglang_types import Handle
+
+if TYPE_CHECKING:
+    from dualpath_sglang.secondpath.radix_cache import DualPathRadixCache
 
 log = logging.getLogger("dualpath")
 
@@ -25,7 +29,7 @@ class Loads:
 
     def __init__(
         self,
-        cache: Any,
+        cache: DualPathRadixCache,
         holds: PageHolds,
         meter: Meter,
         clock: Clock,
@@ -72,7 +76,7 @@ class Loads:
         if slots:
             self._lost.append((is_over or (lambda: self._clock.now() >= until), slots))
 
-    def cancel(self, handle: Any) -> None:
+    def cancel(self, handle: Handle) -> None:
         """The request is gone: its load counts no page from now on, its pages go at the next
         tick."""
         for load in self._loads:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dualpath_sglang.contract.clock import Clock
 from dualpath_sglang.contract.engine_config import EngineConfig
@@ -19,7 +19,7 @@ from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.bucket import TokenBucket
 from dualpath_sglang.secondpath.export_server import ExportServer
 from dualpath_sglang.secondpath.exports import ExportTable
-from dualpath_sglang.secondpath.faults import Faults, faulty
+from dualpath_sglang.secondpath.faults import Faults, fail_store, faulty
 from dualpath_sglang.secondpath.holds import PageHolds
 from dualpath_sglang.secondpath.loads import Loads
 from dualpath_sglang.secondpath.meter import Meter
@@ -31,6 +31,10 @@ from dualpath_sglang.secondpath.staging import Limits, Staging
 from dualpath_sglang.secondpath.store_reader import StoreReader
 from dualpath_sglang.secondpath.store_tap import StoreTap, spoil
 from dualpath_sglang.secondpath.transport import MooncakeTransport
+from dualpath_sglang.sglang_types import Scheduler
+
+if TYPE_CHECKING:
+    from dualpath_sglang.secondpath.radix_cache import DualPathRadixCache
 
 
 class Machinery:
@@ -38,7 +42,12 @@ class Machinery:
     exports, staging: decode engines."""
 
     def __init__(
-        self, scheduler: Any, cache: Any, role: str, config: EngineConfig, clock: Clock
+        self,
+        scheduler: Scheduler,
+        cache: DualPathRadixCache,
+        role: str,
+        config: EngineConfig,
+        clock: Clock,
     ) -> None:
         """Raises StartupError where a port or the transfer engine cannot be had."""
         self.scheduler, self.cache, self.role, self.config = scheduler, cache, role, config
@@ -49,6 +58,7 @@ class Machinery:
         self.requests = Requests()
         self.pool = sglang_pool.host_pool(cache)
         self.keys = key_layout_of(sglang_pool.store_of(cache))
+        fail_store(sglang_pool.store_of(cache), self.faults)
         self.fingerprint = sglang_pool.fingerprint(scheduler, cache, self.pool, self.keys)
         self.nonce = secrets.token_hex(8)
         self.host = config.export_host or adapter.local_host()

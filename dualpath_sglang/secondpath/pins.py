@@ -7,26 +7,26 @@ have to wait for its decode engine. Then others' loads push them out and they ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from dualpath_sglang.secondpath import adapter
+from dualpath_sglang.sglang_types import Handle, LockReceipt, Node, Req, UnifiedRadixCache
 
 
 @dataclass(frozen=True)
 class _Pin:
-    node: Any
-    receipt: Any
+    node: Node
+    receipt: LockReceipt
     pages: int
 
 
 class AdmissionPins:
     """By cache handle. Scheduler thread only."""
 
-    def __init__(self, cache: Any) -> None:
+    def __init__(self, cache: UnifiedRadixCache) -> None:
         self._cache = cache
-        self._pins: dict[Any, _Pin] = {}
+        self._pins: dict[Handle, _Pin] = {}
 
-    def pin(self, handle: Any, req: Any, end: int, page_size: int) -> bool:
+    def pin(self, handle: Handle, req: Req, end: int, page_size: int) -> bool:
         """Keep the host pages within the first `end` tokens of a prompt. False: there are none, or
         they are kept already."""
         if handle in self._pins:
@@ -37,7 +37,7 @@ class AdmissionPins:
         self._pins[handle] = _Pin(node, adapter.pin(self._cache, node), end // page_size)
         return True
 
-    def release(self, handle: Any) -> None:
+    def release(self, handle: Handle) -> None:
         """The request was admitted, or is gone."""
         pin = self._pins.pop(handle, None)
         if pin is not None:

@@ -38,6 +38,7 @@ from dualpath_sglang.secondpath.info import hook_facts
 from dualpath_sglang.secondpath.pool import HostPool, entries
 from dualpath_sglang.secondpath.spans import Span
 from dualpath_sglang.secondpath.store_reader import PageRead
+from dualpath_sglang.sglang_types import InternalState, Scheduler, SetInternalState
 
 if TYPE_CHECKING:
     from dualpath_sglang.secondpath.engine import SecondPath
@@ -231,20 +232,20 @@ class Probes:
 # --- hooks --------------------------------------------------------------------------------------
 
 
-def _probes_of(scheduler: Any) -> Probes | None:
+def _probes_of(scheduler: Scheduler) -> Probes | None:
     found = getattr(getattr(scheduler.tree_cache, "second_path", None), "probes", None)
     return found if isinstance(found, Probes) else None
 
 
 def around_set_internal_state(
-    original: Any, scheduler: Any, recv_req: Any, *args: Any, **kwargs: Any
+    original: Any, scheduler: Scheduler, recv_req: SetInternalState, *args: Any, **kwargs: Any
 ) -> Any:
     """Orders are taken out of the request; the rest goes on as it came."""
     return original(scheduler, _without_orders(scheduler, recv_req), *args, **kwargs)
 
 
 @guarded("starting a probe", lambda scheduler, recv_req: recv_req)
-def _without_orders(scheduler: Any, recv_req: Any) -> Any:
+def _without_orders(scheduler: Scheduler, recv_req: SetInternalState) -> SetInternalState:
     orders = [name for name in recv_req.server_args if name.startswith(SETTING)]
     probes = _probes_of(scheduler)
     if not orders or probes is None:
@@ -257,7 +258,9 @@ def _without_orders(scheduler: Any, recv_req: Any) -> Any:
 
 
 @guarded("results of probes", lambda result, *args, **kwargs: result)
-def after_get_internal_state(result: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+def after_get_internal_state(
+    result: InternalState, scheduler: Scheduler, *args: Any, **kwargs: Any
+) -> Any:
     probes = _probes_of(scheduler)
     if probes is not None and (trees := probes.trees()):
         result.internal_state[PROBES_KEY] = trees

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from dualpath_sglang.contract.plan import Plan
 from dualpath_sglang.secondpath.load import Key
+from dualpath_sglang.sglang_types import Handle, Req
 
 KEEP_S = 900.0
 """A request can end without passing any of our hooks; its entry goes then."""
@@ -32,8 +32,8 @@ class Followed:
     """One request. key and plan: none for one without a plan. settled: its load is over, or will
     not be tried (again). next_try: when it may be asked for again, monotonic seconds."""
 
-    req: Any
-    handle: Any
+    req: Req | None
+    handle: Handle
     room: int
     since: float
     key: Key | None
@@ -41,6 +41,12 @@ class Followed:
     report: LoadReport
     settled: bool = False
     next_try: float = float("inf")
+
+    @property
+    def live(self) -> Req:
+        """The request, until it is settled."""
+        assert self.req is not None
+        return self.req
 
     @property
     def give_up_at(self) -> float:
@@ -52,10 +58,12 @@ class Requests:
     """By cache handle. Scheduler thread only."""
 
     def __init__(self) -> None:
-        self._followed: dict[Any, Followed] = {}
-        self._unsettled: dict[Any, Followed] = {}
+        self._followed: dict[Handle, Followed] = {}
+        self._unsettled: dict[Handle, Followed] = {}
 
-    def follow(self, req: Any, handle: Any, room: int, plan: Plan | None, now: float) -> Followed:
+    def follow(
+        self, req: Req | None, handle: Handle, room: int, plan: Plan | None, now: float
+    ) -> Followed:
         report = LoadReport()
         if plan is not None:
             report.plan_id, report.split_pages = plan.plan_id, plan.k
@@ -72,10 +80,10 @@ class Requests:
         entry.req = None
         self._unsettled.pop(entry.handle, None)
 
-    def get(self, handle: Any) -> Followed | None:
+    def get(self, handle: Handle) -> Followed | None:
         return self._followed.get(handle)
 
-    def drop(self, handle: Any) -> None:
+    def drop(self, handle: Handle) -> None:
         """Nobody asks for it again."""
         entry = self._followed.pop(handle, None)
         if entry is not None:
@@ -85,7 +93,7 @@ class Requests:
         """Planned requests whose load has not come to an end."""
         return list(self._unsettled.values())
 
-    def expire(self, now: float) -> list[Any]:
+    def expire(self, now: float) -> list[Handle]:
         """Handles of those that are let go; oldest first, as entries are kept."""
         late = []
         for entry in self._followed.values():
@@ -96,7 +104,7 @@ class Requests:
             self.drop(handle)
         return late
 
-    def __contains__(self, handle: Any) -> bool:
+    def __contains__(self, handle: Handle) -> bool:
         """Is it followed, with a plan whose load is still to come?"""
         return handle in self._unsettled
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dualpath_sglang.secondpath.requests import LoadReport
+from dualpath_sglang.sglang_types import Req
 
 if TYPE_CHECKING:
     from dualpath_sglang.secondpath.engine import SecondPath
@@ -17,7 +18,7 @@ def set_running(path: SecondPath) -> None:
     _running = path
 
 
-def load_report(req: Any) -> LoadReport:
+def load_report(req: Req) -> LoadReport:
     """What a request's load brought in, by source; zeros without a load or a second path."""
     return _running.report_for(req) if _running is not None else LoadReport()
 

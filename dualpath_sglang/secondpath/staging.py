@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dualpath_sglang.hooks import guarded
 from dualpath_sglang.secondpath import adapter, sglang_pool
@@ -27,6 +27,10 @@ from dualpath_sglang.secondpath.load import Key, Load
 from dualpath_sglang.secondpath.meter import Meter
 from dualpath_sglang.secondpath.pool import HostPool
 from dualpath_sglang.secondpath.requests import Followed
+from dualpath_sglang.sglang_types import DecodeRequest, Handle, LockReceipt, Node
+
+if TYPE_CHECKING:
+    from dualpath_sglang.secondpath.radix_cache import DualPathRadixCache
 
 log = logging.getLogger("dualpath")
 
@@ -54,8 +58,8 @@ class Staged:
     since: float
     shown: bool = False
     next_try: float = 0.0
-    pinned_node: Any = None
-    pin_receipt: Any = None
+    pinned_node: Node | None = None
+    pin_receipt: LockReceipt | None = None
     restore_since: float = 0.0
 
 
@@ -73,7 +77,7 @@ class Staging:
 
     def __init__(
         self,
-        cache: Any,
+        cache: DualPathRadixCache,
         pool: HostPool,
         exports: ExportTable,
         meter: Meter,
@@ -92,7 +96,7 @@ class Staging:
         self._limits = limits
         self._progress_at = progress_at
         self._settle = settle
-        self._entries: OrderedDict[Any, Staged] = OrderedDict()
+        self._entries: OrderedDict[Handle, Staged] = OrderedDict()
         self._later = later
         self.before_ready: Callable[[list[int]], None] = lambda slots: None
         """Gets pages between their checksum and their announcement; for tests."""
@@ -111,12 +115,12 @@ class Staging:
         if pages == 0:
             self._finish(entry, now)
 
-    def holds(self, handle: Any) -> bool:
+    def holds(self, handle: Handle) -> bool:
         """Must this request not be pre-allocated yet?"""
         entry = self._entries.get(handle)
         return entry is not None and entry.step in (Step.WAITING, Step.LOADING)
 
-    def may_retry_restore(self, handle: Any, now: float, limit_s: float) -> bool:
+    def may_retry_restore(self, handle: Handle, now: float, limit_s: float) -> bool:
         """Its prefix is pinned, and the copy to the device has not been tried for long."""
         entry = self._entries.get(handle)
         if entry is None or entry.pin_receipt is None:
@@ -124,7 +128,9 @@ class Staging:
         entry.restore_since = entry.restore_since or now
         return now - entry.restore_since < limit_s
 
-    def tick(self, waiting: dict[Any, Any], moving: dict[Any, Any], now: float) -> None:
+    def tick(
+        self, waiting: dict[Handle, DecodeRequest], moving: dict[Handle, DecodeRequest], now: float
+    ) -> None:
         """`waiting`, `moving`: decode requests by handle, before and after pre-allocation."""
         blocked = False
         for handle, entry in list(self._entries.items()):
@@ -183,7 +189,7 @@ class Staging:
         if now < entry.next_try:
             return False
         entry.next_try = now + TRY_S
-        found = adapter.match(self._cache, entry.followed.req, entry.end)
+        found = adapter.match(self._cache, entry.followed.live, entry.end)
         if entry.end - found.covered < sglang_pool.fewest_tokens(self._cache):
             self._show_present(entry, now)
             self._finish(entry, now)
@@ -191,7 +197,7 @@ class Staging:
         if found.host_node is None:
             return False
         self._show_present(entry, now)
-        if not adapter.start_prefetch(self._cache, entry.followed.req, found, entry.end):
+        if not adapter.start_prefetch(self._cache, entry.followed.live, found, entry.end):
             return False
         entry.step, entry.since = Step.LOADING, now
         return True
@@ -204,7 +210,7 @@ class Staging:
         key = entry.followed.key
         assert key is not None
         step = max(1, SUM_BYTES // self._pool.bytes_per_page)
-        for run in adapter.host_runs(self._cache, entry.followed.req, entry.end):
+        for run in adapter.host_runs(self._cache, entry.followed.live, entry.end):
             self._exports.reserve(key, run.first, run.pages, run.hashes, now)
             for at in range(0, len(run.pages), step):
                 slots = run.pages[at : at + step]
@@ -235,7 +241,7 @@ class Staging:
         """Pin what is here of [0, k) and let the request go on."""
         followed = entry.followed
         self._cache.pop_prefetch_loaded_tokens(followed.handle)
-        found = adapter.match(self._cache, followed.req, entry.end)
+        found = adapter.match(self._cache, followed.live, entry.end)
         node = found.host_node
         if node is not None and not adapter.is_root(self._cache, node):
             entry.pin_receipt = adapter.pin(self._cache, node)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from dualpath_sglang.metrics import Path
 from dualpath_sglang.secondpath import sglang_pool
@@ -13,6 +12,7 @@ from dualpath_sglang.secondpath.faults import Faults
 from dualpath_sglang.secondpath.meter import Meter
 from dualpath_sglang.secondpath.pool import HostPool
 from dualpath_sglang.secondpath.store_reader import PageRead
+from dualpath_sglang.sglang_types import UnifiedRadixCache
 
 STALL_S = 60.0
 
@@ -20,7 +20,9 @@ STALL_S = 60.0
 class StoreTap:
     """Called by the thread that reads the store."""
 
-    def __init__(self, cache: Any, role: str, pool: HostPool, meter: Meter, faults: Faults) -> None:
+    def __init__(
+        self, cache: UnifiedRadixCache, role: str, pool: HostPool, meter: Meter, faults: Faults
+    ) -> None:
         self._cache = cache
         self._path: Path = "store_to_prefill" if role == "prefill" else "store_to_decode"
         self._pool = pool

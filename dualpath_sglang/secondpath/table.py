@@ -11,7 +11,6 @@ CACHE_BACKEND = "dualpath"
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 _PREALLOC = "sglang.srt.disaggregation.decode.DecodePreallocQueue"
 _TRANSFER = "sglang.srt.disaggregation.decode.DecodeTransferQueue"
-_HYBRID = "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController"
 
 SECOND_PATH_HOOKS: tuple[Hook, ...] = (
     Hook(
@@ -67,13 +66,6 @@ SECOND_PATH_HOOKS: tuple[Hook, ...] = (
         "D announces what it has, so it waits until it has it",
     ),
     Hook(
-        f"{_TRANSFER}._process_hicache_local_restores",
-        "around",
-        handlers.around_local_restores,
-        "pages on their way to the device are not there yet (upstream, fixed in 0.5.23)",
-        ("decode_reqs",),
-    ),
-    Hook(
         f"{_TRANSFER}._try_hicache_queue_load_back",
         "around",
         handlers.around_try_load_back,
@@ -81,39 +73,11 @@ SECOND_PATH_HOOKS: tuple[Hook, ...] = (
         ("dr",),
     ),
     Hook(
-        f"{_TRANSFER}._commit_hicache_local_restore_to_req",
-        "around",
-        handlers.around_commit_restore,
-        "a prefix that grew since it was announced is cut (upstream, fixed in 0.5.22)",
-        ("decode_req",),
-    ),
-    Hook(
         "sglang.srt.mem_cache.pool_host.base.HostKVCache.free",
         "around",
         handlers.around_host_free,
         "pages in transfer are not given out again",
         ("indices",),
-    ),
-    Hook(
-        f"{_HYBRID}._storage_hit_query",
-        "around",
-        handlers.around_hit_query,
-        "an exception would end upstream's thread for good (fixed in 0.5.23)",
-        ("operation",),
-    ),
-    Hook(
-        f"{_HYBRID}._page_transfer",
-        "around",
-        handlers.around_page_transfer,
-        "an exception would end upstream's thread for good (fixed in 0.5.23)",
-        ("operation",),
-    ),
-    Hook(
-        f"{_HYBRID}._page_backup",
-        "around",
-        handlers.around_page_backup,
-        "an exception would end upstream's thread for good (fixed in 0.5.23)",
-        ("operation",),
     ),
 )
 

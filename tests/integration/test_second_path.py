@@ -116,6 +116,27 @@ def test_a_plan_that_is_wrong_or_lost_costs_time_only(small: Duo, reference: str
     assert lost_on_d.seconds < 5
 
 
+def test_a_prefix_grows_while_it_is_restored(small: Duo, reference: str) -> None:
+    """Others stage more of the same prompt meanwhile: each request is given what was announced for
+    it, not what has come since, and not what is still on its way to the device."""
+    made, page = small, small.page
+    rng = random.Random(12)
+    tokens = prompt(rng, 30 * 16 // page, rest=0, page=page)
+    made.without_plan([*tokens, 7], output=1)
+    made.settle()
+    cuts = [rng.randrange(2, len(tokens) // page) for _ in range(12)]
+    jobs = [tokens[: cut * page] + prompt(rng, 0, rest=rng.randrange(1, 20)) for cut in cuts]
+    for _ in range(3):
+        made.flush()
+        rng.shuffle(jobs)
+        plans = [made.plan(n, rng.randrange(n + 1)) for n in (len(j) // page for j in jobs)]
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(made.ask, jobs, plans))
+        assert [a.errors for a in answers] == [[]] * len(jobs)
+        assert [a.tokens for a in answers] == [plain(reference, job) for job in jobs]
+    made.let_go()
+
+
 def test_many_sessions_share_prefixes_under_pressure(small: Duo, reference: str) -> None:
     """Pools hold a third of it; a tenth of the plans is lost on one side, some requests end early.
 

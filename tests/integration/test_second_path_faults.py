@@ -112,6 +112,23 @@ def test_the_store_fails_one_read(start: Start, name: str) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("name", ["store_query_error", "store_write_error", "store_get_error"])
+def test_the_store_raises_in_a_thread_of_sglang(start: Start, name: str) -> None:
+    """The request computes what it does not get, and the thread serves the next one. (A thread that
+    ended would end the engine: the books are compared.)"""
+    own_reads = ",divert_error" if name == "store_get_error" else ""
+    made = start(env=fault(f"{name}:2{own_reads}"))
+    for seed in range(4):
+        tokens, right = stored(made, seed)
+        answer = made.without_plan(tokens)
+        assert answer.errors == []
+        assert answer.tokens == right
+        made.flush()
+    assert answer.prefill["storage"] == PAGES * 16
+    made.let_go()
+
+
+@pytest.mark.full
 def test_a_pull_fails_and_its_slots_are_not_used_again(start: Start) -> None:
     made = start(prefill=fault("peer_timeout:1"))
     tokens, right = stored(made)

@@ -135,3 +135,13 @@ def test_while_one_batch_is_on_its_way_the_next_is_asked_for() -> None:
     assert load.done_pages == 16
     assert reader.alive
     reader.stop()
+
+
+def test_a_short_object_is_no_success() -> None:
+    """Upstream takes any positive number of bytes for a whole object."""
+    from dualpath_sglang.secondpath.sglang_pool import _page_read
+
+    assert _page_read([64, 64], [64, 64]) is PageRead.OK
+    assert _page_read([64, 63], [64, 64]) is PageRead.ABSENT
+    assert _page_read([-704, -704], [64, 64]) is PageRead.ABSENT
+    assert _page_read([64, -800], [64, 64]) is PageRead.BROKEN
