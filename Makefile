@@ -69,7 +69,7 @@ test test-full part-%: export OMP_NUM_THREADS = 1
 
 # Integration tests run in two goes, so that at most four engines are up at a time: first the files
 # that start stacks of their own, then those that share one.
-ALONE := $(addprefix tests/integration/,test_cold_restart.py test_mla.py test_odd_surroundings.py test_second_path.py test_second_path_faults.py)
+ALONE := $(addprefix tests/integration/,test_abort_and_flush.py test_cold_restart.py test_mla.py test_odd_surroundings.py test_second_path.py test_second_path_faults.py)
 SHARED := $(filter-out $(ALONE),$(wildcard tests/integration/test_*.py))
 
 test: setup

@@ -369,6 +369,12 @@ class DecodeQueue(Protocol):
     tree_cache: UnifiedRadixCache
 
 
+@_of(f"{_DECODE}.DecodeTransferQueue")
+class TransferQueue(DecodeQueue, Protocol):
+    _deferred_releases: list[object]
+    """Memory of aborted transfers that is kept until no byte can arrive any more."""
+
+
 # --- the scheduler -----------------------------------------------------------------------------
 
 
@@ -390,11 +396,11 @@ class Scheduler(Protocol):
     server_args: ServerArgs
     tree_cache: UnifiedRadixCache
     disagg_decode_prealloc_queue: DecodeQueue
-    disagg_decode_transfer_queue: DecodeQueue
+    disagg_decode_transfer_queue: TransferQueue
 
     def _prefetch_kvcache(self, req: Req) -> object: ...
 
-    def is_fully_idle(self) -> bool: ...
+    def is_fully_idle(self, for_health_check: bool = False) -> bool: ...
 
 
 @_of(f"{_SRT}.managers.scheduler_components.output_streamer.SchedulerOutputStreamer")

@@ -12,6 +12,7 @@ from typing import Any
 from dualpath_sglang.contract.errors import ConfigError
 from dualpath_sglang.secondpath.pool import Entries
 from dualpath_sglang.secondpath.transport import Reading, Transport
+from dualpath_sglang.sglang_types import Scheduler
 
 NAMES = {
     "store_missing": "the last page of a store read is reported absent",
@@ -24,6 +25,7 @@ NAMES = {
     "store_query_error": "SGLang's own question what the store has raises",
     "store_write_error": "SGLang's own write to the store raises",
     "store_get_error": "SGLang's own read from the store raises (it reads where taking over fails)",
+    "deferred_forgotten": "SGLang calls itself idle while it owes memory to aborted transfers",
 }
 
 _OF_SGLANG = {
@@ -72,6 +74,22 @@ def fail_store(store: Any, faults: Faults) -> None:
         if fault in faults:
             for name in methods:
                 setattr(store, name, _raising(getattr(store, name), fault, faults))
+
+
+def forget_deferred(scheduler: Scheduler, faults: Faults) -> None:
+    """Of a decode engine. What SGLang did up to 0.5.22."""
+    if "deferred_forgotten" not in faults:
+        return
+    transfers, upstream = scheduler.disagg_decode_transfer_queue, scheduler.is_fully_idle
+
+    def is_fully_idle(*args: Any, **kwargs: Any) -> bool:
+        owed, transfers._deferred_releases = transfers._deferred_releases, []
+        try:
+            return upstream(*args, **kwargs)
+        finally:
+            transfers._deferred_releases = owed
+
+    vars(scheduler)["is_fully_idle"] = is_fully_idle
 
 
 def _raising(call: Any, fault: str, faults: Faults) -> Any:

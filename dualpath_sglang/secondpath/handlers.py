@@ -20,6 +20,7 @@ from dualpath_sglang.hooks import guarded
 from dualpath_sglang.secondpath import adapter, sglang_pool
 from dualpath_sglang.secondpath.checks import advice, unsupported
 from dualpath_sglang.secondpath.engine import SecondPath
+from dualpath_sglang.secondpath.faults import forget_deferred
 from dualpath_sglang.secondpath.info import engine_info
 from dualpath_sglang.sglang_types import (
     DecodeQueue,
@@ -66,6 +67,8 @@ def after_init_disaggregation(result: Any, scheduler: Scheduler, *args: Any, **k
         cache = cast("DualPathRadixCache", scheduler.tree_cache)
         path = SecondPath(scheduler, cache, role, EngineConfig.from_env(os.environ))
         sglang_pool.divert_prefetches(cache, path.take, path.holds)
+        if role == "decode":
+            forget_deferred(scheduler, path.faults)
         if warning := advice(*sglang_pool.pool_tokens(scheduler.tree_cache)):
             log.warning("DualPath: %s", warning)
         log.info("DualPath: second path of a %s engine, %s", role, path.describe())

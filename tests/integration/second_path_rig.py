@@ -107,16 +107,20 @@ class Duo:
             time.monotonic() - began,
         )
 
-    def hang_up(self, tokens: list[int], plan: Plan, stage: Stage) -> None:
-        """Ask both for a stream, and close both connections at a stage, with no other word."""
-        before = self.count(*stage)
+    def hang_up(self, tokens: list[int], plan: Plan | None, when: Stage | float) -> None:
+        """Ask both for a stream, and close both connections at a stage or after so many seconds,
+        with no other word."""
+        before = 0.0 if isinstance(when, float) else self.count(*when)
         body = self._body(tokens, 1000) | {"stream": True} | _hints(plan)
         with contextlib.ExitStack() as calls:
             for role in ("prefill", "decode"):
                 call = http.client.HTTPConnection(self.url(role).removeprefix("http://"))
                 calls.callback(call.close)
                 call.request("POST", "/generate", json.dumps(body), JSON)
-            self.wait_for(stage, before)
+            if isinstance(when, float):
+                time.sleep(when)
+            else:
+                self.wait_for(when, before)
 
     def _body(self, tokens: list[int], output: int) -> dict[str, Any]:
         prefill = next(e for e in self.stack.engines if e.role == "prefill")
@@ -140,6 +144,9 @@ class Duo:
         """Forget what is on the engines; refused while a page is in transfer or lent."""
         for role in ("prefill", "decode"):
             self.wait_idle(role, timeout_s, path="/flush_cache")
+
+    def flush_if_idle(self, role: str) -> bool:
+        return "error" not in _post(f"{self.url(role)}/flush_cache", None, 30)
 
     def wait_idle(self, role: str, timeout_s: float, path: str = "/flush_cache") -> None:
         end = time.monotonic() + timeout_s
