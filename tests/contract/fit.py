@@ -145,6 +145,10 @@ def _overrides(source: Source) -> Iterator[str]:
 
 
 _CACHE = "sglang.srt.mem_cache.unified_radix_cache.UnifiedRadixCache"
+_PAGED = "sglang.srt.mem_cache.allocator.paged.PagedTokenToKVPoolAllocator"
+_RESTORES = "sglang.srt.disaggregation.decode_hicache_mixin.DecodeHiCacheTransferMixin"
+_CONTROLLER = "sglang.srt.managers.cache_controller.HiCacheController"
+_HYBRID = "sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller.HybridCacheController"
 STATEMENTS = (
     (f"{_CACHE}._drain_storage_control_queues_impl", "cc.prefetch_buffer.put(operation)"),
     (f"{_CACHE}._drain_storage_control_queues_impl", "operation.host_indices = host_indices"),
@@ -156,8 +160,17 @@ STATEMENTS = (
         "sglang.srt.disaggregation.decode.DecodePreallocQueue.pop_preallocated",
         "if not decode_req.waiting_for_input:\n                continue",
     ),
+    # Faults of older releases that hooks of ours mended until upstream did.
+    (f"{_PAGED}.alloc_extend", "alloc_extend_naive("),
+    (f"{_PAGED}.alloc_decode", "alloc_decode_naive("),
+    (f"{_RESTORES}._try_hicache_queue_load_back", "[pm.l1_prefix_len : pm.decode_prefix_len]"),
+    (f"{_RESTORES}._process_hicache_local_restores", "consumer_index = counter.producer_index"),
+    (f"{_CONTROLLER}.prefetch_thread_func", "except Exception:"),
+    (f"{_CONTROLLER}._page_transfer", "except Exception:"),
+    (f"{_HYBRID}.backup_thread_func", "self._page_backup_or_log(operation)"),
+    ("sglang.srt.managers.scheduler.Scheduler.is_fully_idle", "has_pending_deferred_releases()"),
 )
-"""Statements that the second path builds on."""
+"""Statements that this project builds on."""
 
 
 def _statements(source: Source) -> Iterator[str]:

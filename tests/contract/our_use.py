@@ -16,7 +16,8 @@ OWN = {"second_path", "probes"}
 
 
 def sources() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+    """Of the plugin, and of the benchmarks that run parts of SGLang."""
+    return sorted((*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")))
 
 
 def named(file: Path) -> str:
