@@ -74,13 +74,13 @@ SHARED := $(filter-out $(ALONE),$(wildcard tests/integration/test_*.py))
 
 test: setup
 	$(PYTEST) -q -m "not full" tests/unit tests/contract --floor 1000
-	$(PYTEST) -q -m "not full" $(ALONE) --floor 14
+	$(PYTEST) -q -m "not full" $(ALONE) --floor 17
 	$(PYTEST) -q -m "not full" $(SHARED) --floor 25
 
 # Each part ends within 45 minutes and leaves a stamp; a second call goes on with what is missing.
 # A new commit starts over.
 COMMIT := $(shell git rev-parse --short HEAD 2>/dev/null || echo none)
-PARTS := unit own-stacks faults shared-stack rig
+PARTS := unit own-stacks aborts faults shared-stack rig
 STAMPS := $(PARTS:%=out/test-full/$(COMMIT)/%)
 
 .PHONY: $(PARTS:%=part-%)
@@ -96,7 +96,10 @@ part-unit: setup
 	$(PYTEST) -q tests/unit tests/contract --floor 1000
 
 part-own-stacks: setup
-	$(PYTEST) -q $(filter-out %_faults.py,$(ALONE)) --floor 9
+	$(PYTEST) -q $(filter-out %_faults.py %_flush.py,$(ALONE)) --floor 9
+
+part-aborts: setup
+	$(PYTEST) -q tests/integration/test_abort_and_flush.py --floor 8
 
 part-faults: setup
 	$(PYTEST) -q tests/integration/test_second_path_faults.py --floor 12
