@@ -26,9 +26,11 @@ from dualpath_sglang.contract.kinds import (
 ExitPolicy = Literal["stop", "keep", "restart"]
 GroupExitPolicy = Literal["", "stop", "keep", "restart"]
 Role = Literal["prefill", "decode", "plain"]
-PolicyName = Literal["round_robin"]
+PolicyName = Literal[
+    "round_robin", "random", "session_affinity", "cache_affinity", "paper", "dualpath"
+]
 SplitPolicy = Literal[
-    "split", "round_robin", "shorter_queue", "prefill_path", "decode_path", "none"
+    "auto", "best", "split", "round_robin", "shorter_queue", "prefill_path", "decode_path", "none"
 ]
 Scalar = str | int | Number | bool
 """A value of one SGLang flag: `true` passes the bare flag, `false` leaves it out."""
@@ -91,8 +93,11 @@ class RouterConfig(Struct, frozen=True, forbid_unknown_fields=True):
     split_policy: Annotated[
         SplitPolicy,
         about(
-            "who reads a cached prefix from the store: split (both engines at once), round_robin "
-            "(the two paths in turn), shorter_queue, prefill_path, decode_path, or none (no plans)"
+            "who reads a cached prefix from the store: best (both at once, as queues, rates and "
+            "what is in memory make it fastest), split (both at once, in constant shares), "
+            "round_robin (the two paths in turn), shorter_queue, prefill_path, decode_path, none "
+            "(no plans), or auto (what the placement policy does by itself: best for dualpath, "
+            "shorter_queue for paper, split for the others)"
         ),
     ] = "split"
     store_admin_url: Annotated[

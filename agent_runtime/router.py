@@ -124,9 +124,9 @@ class Router:
                 "url": state.endpoint.url,
                 "healthy": state.healthy,
                 "detail": state.detail,
-                "inflight": state.inflight,
+                "inflight": self.loop.turns_on(name),
                 "context_length": state.context_length,
-                "reading_tokens": state.reading_tokens,
+                "reading_tokens": self.loop.reading_tokens(name),
                 "info": None if state.info is None else state.info.to_tree(),
             }
             for name, state in self.loop.engines.items()

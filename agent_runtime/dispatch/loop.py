@@ -9,34 +9,45 @@ between reading the state and writing it, so no lock is needed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from agent_runtime.config import EngineEndpoint, Role, RouterConfig
-from agent_runtime.scheduling.baselines import advance
+from agent_runtime.scheduling.baselines import round_robin
+from agent_runtime.scheduling.fleet import Fleet
 from agent_runtime.scheduling.pairing import lacking
-from agent_runtime.scheduling.placement import Placed, Policy, Refused
-from agent_runtime.scheduling.view import ClusterView, Cursor, EngineView, TurnView
+from agent_runtime.scheduling.passes import advance
+from agent_runtime.scheduling.placement import Decision, Placed, Policy, Refused, ranks_of
+from agent_runtime.scheduling.view import START, ClusterView, EngineFacts, Rank, TurnView
 from dualpath_sglang.contract.clock import Clock
 from dualpath_sglang.contract.engine_info import EngineInfo
-from dualpath_sglang.contract.errors import Saturated
+from dualpath_sglang.contract.errors import Internal, Saturated
 from dualpath_sglang.contract.ids import EngineId, RequestId
 
+log = logging.getLogger("dualpath.placement")
+
 NO_ENGINE_RETRY_S = 5.0
+PASS_TURNS = 32
+"""Waiting turns that one call of the policy looks at: a pass must not take longer, the longer the
+queue is."""
 
 
 @dataclass
 class EngineState:
+    """What is known of an engine beside its load, which is the fleet's.
+
+    context_length, info: as the engine says since it came up, if it has (`learned`).
+    """
+
     endpoint: EngineEndpoint
     healthy: bool = False
     detail: str = "not checked yet"
-    inflight: int = 0
-    reading_tokens: int = 0
     context_length: int | None = None
     info: EngineInfo | None = None
     learned: bool = False
-    """The engine has said the two above since it came up."""
 
 
 @dataclass
@@ -56,25 +67,32 @@ class PlacementLoop:
         rng: random.Random,
     ) -> None:
         self.engines = {name: EngineState(endpoint) for name, endpoint in fleet.items()}
+        self.policy_failures = 0
+        self._fleet = Fleet(
+            [EngineFacts(Rank(name), endpoint.role) for name, endpoint in fleet.items()]
+        )
         self._policy = policy
         self._clock = clock
         self._rng = rng
-        self._max_inflight = config.max_inflight
-        self._max_waiting = config.max_waiting
-        self._no_engine_wait_s = config.no_engine_wait_s
-        self._split_policy = config.split_policy
+        self._config = config
         self._waiting: dict[RequestId, _Waiting] = {}
-        self._inflight: dict[RequestId, Placed] = {}
-        self._loading: dict[RequestId, Placed] = {}
-        self._cursor = Cursor()
+        self._cursor = START
 
     @property
     def inflight(self) -> int:
-        return len(self._inflight)
+        return self._fleet.inflight
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    def turns_on(self, name: EngineId) -> int:
+        """Turns that the engine has not ended; a prefill engine has at the first token."""
+        return self._fleet.turns_on(Rank(name))
+
+    def reading_tokens(self, name: EngineId) -> int:
+        """What it has still to read from the store."""
+        return self._fleet.reading_tokens(Rank(name))
 
     async def place(self, turn: TurnView) -> Placed:
         """Waits for a placement; the caller must `release` it. Raises Saturated.
@@ -84,14 +102,16 @@ class PlacementLoop:
         future: asyncio.Future[Placed] = asyncio.get_running_loop().create_future()
         self._waiting[turn.id] = _Waiting(turn, future)
         self._pass()
-        if not future.done() and len(self._waiting) > self._max_waiting:
+        if not future.done() and len(self._waiting) > self._config.max_waiting:
             del self._waiting[turn.id]
             raise Saturated(
                 f"{self.inflight} turns are in flight and {self.waiting} wait, the limits are "
-                f"max_inflight={self._max_inflight} and max_waiting={self._max_waiting}"
+                f"max_inflight={self._config.max_inflight} and "
+                f"max_waiting={self._config.max_waiting}"
             )
         # Nobody may report health meanwhile: there is no engine, or every check hangs.
-        timer = asyncio.get_running_loop().call_later(self._no_engine_wait_s, self._pass)
+        wait_s = self._config.no_engine_wait_s
+        timer = asyncio.get_running_loop().call_later(wait_s, self._pass)
         try:
             return await future
         except asyncio.CancelledError:
@@ -107,26 +127,22 @@ class PlacementLoop:
 
     def loaded(self, request_id: RequestId) -> None:
         """The turn's cached prefix is in place: its first token is here. Twice does no harm."""
-        placed = self._loading.pop(request_id, None)
-        if placed is not None:
-            self.engines[placed.prefill].reading_tokens -= placed.prefill_reads
-            self.engines[placed.decode].reading_tokens -= placed.decode_reads
+        self._fleet.loaded(request_id)
 
-    def release(self, request_id: RequestId) -> None:
-        """The turn is over, however it ended. Twice does no harm."""
-        self.loaded(request_id)
-        placed = self._inflight.pop(request_id, None)
-        if placed is None:
-            return
-        for name in {placed.prefill, placed.decode}:
-            self.engines[name].inflight -= 1
-        self._pass()
+    def release(self, request_id: RequestId, *, clean: bool = False) -> None:
+        """The turn is over; `clean`: its engines have ended it. Twice does no harm."""
+        inflight = self.inflight
+        self._fleet.end(request_id, clean=clean)
+        if self.inflight < inflight:
+            self._pass()
 
     def report_health(self, name: EngineId, healthy: bool, detail: str) -> None:
         state = self.engines[name]
         state.healthy, state.detail = healthy, detail
+        self._fleet.set_up(Rank(name), healthy)
         if not healthy:  # it may come back with other settings
             state.learned, state.info = False, None
+            self._tell_fleet(name, None)
         # Also without a change: time has passed for turns that wait for an engine to come back.
         self._pass()
 
@@ -138,6 +154,7 @@ class PlacementLoop:
         changed = state.info != info
         state.context_length, state.info, state.learned = context_length, info, True
         if changed:  # it may go together with others than before
+            self._tell_fleet(name, info)
             self._pass()
 
     def missing_roles(self) -> tuple[Role, ...]:
@@ -152,48 +169,66 @@ class PlacementLoop:
         return lacking(self.view())
 
     def view(self) -> ClusterView:
-        engines = tuple(
-            EngineView(
-                name,
-                state.endpoint.role,
-                state.healthy,
-                state.inflight,
-                plans=state.info is not None,
-                reading_tokens=state.reading_tokens,
-                namespace="" if state.info is None else state.info.fingerprint,
-            )
-            for name, state in self.engines.items()
+        return self._fleet.view(
+            max_inflight=self._config.max_inflight,
+            no_engine_wait_s=self._config.no_engine_wait_s,
+            cursor=self._cursor,
+            split_policy=self._config.split_policy,
         )
-        return ClusterView(
-            engines,
-            self.inflight,
-            self._max_inflight,
-            self._no_engine_wait_s,
-            self._cursor,
-            self._split_policy,
-        )
+
+    def _tell_fleet(self, name: EngineId, info: EngineInfo | None) -> None:
+        kv_bytes = 0 if info is None else info.kv_bytes_per_token
+        self._fleet.set_plans(Rank(name), info is not None, kv_bytes)
+        self._fleet.set_namespace(Rank(name), "" if info is None else info.fingerprint)
 
     def _pass(self) -> None:
-        if not self._waiting:
-            return
-        turns = [entry.turn for entry in self._waiting.values()]
-        decisions = self._policy(self.view(), turns, self._clock.now(), self._rng)
+        settled = True
+        while settled and self._waiting:
+            turns = [entry.turn for entry in islice(self._waiting.values(), PASS_TURNS)]
+            more = len(self._waiting) > len(turns)
+            decisions = self._decide(turns)
+            for decision in decisions:
+                self._apply(decision)
+            settled = more and any(isinstance(d, Placed | Refused) for d in decisions)
+
+    def _decide(self, turns: Sequence[TurnView]) -> list[Decision]:
+        """A policy that fails costs nobody a turn: round robin takes over for this pass."""
+        view, now = self.view(), self._clock.now()
+        for policy in (self._policy, round_robin):
+            try:
+                decisions = policy(view, turns, now, self._rng)
+                self._check(turns, decisions)
+                return decisions
+            except Exception:
+                self.policy_failures += 1
+                if self.policy_failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, ...
+                    log.exception("placement failed for the %d. time", self.policy_failures)
+        return []
+
+    def _check(self, turns: Sequence[TurnView], decisions: Sequence[Decision]) -> None:
+        """Raises Internal for decisions that could not be applied."""
+        if [turn.id for turn in turns] != [decision.id for decision in decisions]:
+            raise Internal("the policy did not give one decision for each turn, in their order")
         for decision in decisions:
             if isinstance(decision, Placed):
-                self._apply(decision)
-            elif isinstance(decision, Refused):
-                refusal = Saturated(decision.reason, retry_after_s=NO_ENGINE_RETRY_S)
-                future = self._waiting.pop(decision.id).placed
-                if not future.done():
-                    future.set_exception(refusal)
+                for rank in ranks_of(decision):
+                    if rank not in self._fleet:
+                        raise Internal(f"turn {decision.id} was placed on {rank}: no such engine")
 
-    def _apply(self, placed: Placed) -> None:
-        self._cursor = advance(self._cursor, placed)
-        self._inflight[placed.id] = self._loading[placed.id] = placed
-        self.engines[placed.prefill].reading_tokens += placed.prefill_reads
-        self.engines[placed.decode].reading_tokens += placed.decode_reads
-        for name in {placed.prefill, placed.decode}:
-            self.engines[name].inflight += 1
-        future = self._waiting.pop(placed.id).placed
-        if not future.done():
-            future.set_result(placed)
+    def _apply(self, decision: Decision) -> None:
+        if isinstance(decision, Placed):
+            entry = self._waiting.pop(decision.id)
+            self._cursor = advance(self._cursor, decision)
+            self._fleet.place(decision, entry.turn)
+            if not entry.placed.done():
+                entry.placed.set_result(decision)
+        elif isinstance(decision, Refused):
+            entry = self._waiting.pop(decision.id)
+            if not entry.placed.done():
+                refusal = Saturated(decision.reason, retry_after_s=NO_ENGINE_RETRY_S)
+                entry.placed.set_exception(refusal)
+        else:
+            entry = self._waiting[decision.id]
+            turn = entry.turn
+            if (turn.group, turn.overtaken) != (decision.group, decision.overtaken):
+                entry.turn = replace(turn, group=decision.group, overtaken=decision.overtaken)

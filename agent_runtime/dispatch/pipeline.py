@@ -193,7 +193,7 @@ class Pipeline:
     async def _commit(self, turn: _Turn) -> TurnRecord:
         """Not torn by a cancellation: the turn is stored whole and then joins the history."""
         # The engines are done with it, whatever the disk takes.
-        self._loop.release(turn.id)
+        self._loop.release(turn.id, clean=turn.progress.ended_at is not None)
         task = asyncio.create_task(self._store(turn))
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)

@@ -24,6 +24,11 @@ def exposition(router: Router) -> str:
         _family("cached_tokens_total", "Prompt tokens found cached, by whom.", counts.cached),
         _family("turns_inflight", "Turns on the engines.", {(): loop.inflight}),
         _family("turns_waiting", "Turns without a placement.", {(): loop.waiting}),
+        _family(
+            "policy_failures_total",
+            "Passes in which the placement policy failed and round robin took over.",
+            {(): loop.policy_failures},
+        ),
         _family("sessions", "Sessions that exist.", {(): router.sessions.count}),
         _family(
             "engine_healthy",
@@ -33,7 +38,7 @@ def exposition(router: Router) -> str:
         _family(
             "engine_inflight",
             "Turns on one engine.",
-            {labels[name]: state.inflight for name, state in engines},
+            {labels[name]: loop.turns_on(name) for name, _ in engines},
         ),
     ]
     return "".join(families)

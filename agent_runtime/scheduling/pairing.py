@@ -6,42 +6,61 @@ from it to wrong tokens, with a plan or without.
 
 from __future__ import annotations
 
+import numpy as np
+
 from agent_runtime.config import Role
-from agent_runtime.scheduling.view import ClusterView, Cursor, EngineView
-from dualpath_sglang.contract.ids import EngineId
+from agent_runtime.scheduling.view import ClusterView, Flags, Side
 
 SHOWN = 8
 """Leading characters of a namespace, for people."""
 
 
-def next_pair(view: ClusterView, cursor: Cursor) -> tuple[EngineView, EngineView] | None:
-    """The first in turn; null where no two go together."""
-    decodes = in_turn(view, "decode", cursor.decode)
-    for prefill in in_turn(view, "prefill", cursor.prefill):
-        for decode in decodes:
-            if decode.namespace == prefill.namespace:
-                return prefill, decode
-    return None
-
-
-def in_turn(view: ClusterView, role: Role, last: EngineId | None) -> list[EngineView]:
-    """The healthy engines of a role, those after `last` first, in configuration order."""
-    engines = view.of_role(role)
-    ids = [engine.id for engine in engines]
-    start = ids.index(last) + 1 if last in ids else 0
-    return [engine for engine in engines[start:] + engines[:start] if engine.healthy]
-
-
 def lacking(view: ClusterView) -> str:
     """Why no turn can be placed at all, in words; empty where one can."""
-    roles: tuple[Role, ...] = ("plain",) if view.of_role("plain") else ("prefill", "decode")
-    for role in roles:
-        if not view.healthy(role):
-            return f"no healthy {role} engine ({len(view.of_role(role))} configured)"
-    if roles != ("plain",) and next_pair(view, view.cursor) is None:
-        named = (f"{e.id!r}: {e.namespace[:SHOWN] or 'unknown'}" for e in view.engines if e.healthy)
+    sides: dict[Role, Side] = {"prefill": view.prefill, "decode": view.decode}
+    if len(view.plain):
+        sides = {"plain": view.plain}
+    for role, side in sides.items():
+        if not side.up.any():
+            return f"no healthy {role} engine ({len(side)} configured)"
+    if view.mixed and not set(_namespaces(view.prefill)) & set(_namespaces(view.decode)):
         return (
             "no prefill and decode engine have KV pages of one namespace (model, weights, layout): "
-            + ", ".join(named)
+            + ", ".join(_named(view))
         )
     return ""
+
+
+def namespaces(view: ClusterView) -> list[int]:
+    """Numbers of those that both roles have; in a fleet of one there is nothing to look at."""
+    if not view.mixed:
+        return [int(view.prefill.namespace[0])]
+    return sorted({*_namespaces(view.prefill)} & {*_namespaces(view.decode)})
+
+
+def of_namespace(view: ClusterView, side: Side, marked: Flags, namespace: int) -> Flags:
+    """The marked engines whose pages are of this namespace."""
+    if not view.mixed:
+        return marked
+    same: Flags = marked & (side.namespace == namespace)
+    return same
+
+
+def planning(view: ClusterView, side: Side, namespace: int) -> int:
+    """Healthy engines of a namespace that take plans."""
+    return int(np.count_nonzero(of_namespace(view, side, side.up & side.plans, namespace)))
+
+
+def _namespaces(side: Side) -> list[int]:
+    numbers: list[int] = side.namespace[side.up].tolist()
+    return numbers
+
+
+def _named(view: ClusterView) -> list[str]:
+    names = {number: name[:SHOWN] or "unknown" for name, number in view.namespaces.items()}
+    return [
+        f"{rank.engine!r}: {names[int(side.namespace[i])]}"
+        for side in (view.prefill, view.decode)
+        for rank, i in side.index.items()
+        if side.up[i]
+    ]

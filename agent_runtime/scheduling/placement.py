@@ -2,7 +2,8 @@
 
     schedule(view, waiting, now, rng) -> one decision per waiting turn, in the same order
 
-A policy is pure: the same arguments give the same decisions.
+`waiting` comes first come, first served. A policy is pure: the same arguments give the same
+decisions.
 """
 
 from __future__ import annotations
@@ -10,18 +11,27 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from agent_runtime.scheduling.view import ClusterView, TurnView
+from agent_runtime.scheduling.view import ClusterView, Rank, TurnView
 from dualpath_sglang.contract.ids import EngineId, RequestId
+
+
+class Score(NamedTuple):
+    """One pair of engines that could have been chosen; `ttft_s`: predicted, from now on."""
+
+    prefill: Rank
+    decode: Rank
+    ttft_s: float
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Run on these two engines (`prefill == decode`: one plain engine).
+    """Run on these two engines (`prefill == decode`: one plain engine) and ranks.
 
-    Of `pages` leading pages in the store the decode side reads the first `split` and the prefill
-    side the rest, each with what it has to read in tokens; both null: no plan.
+    Of `pages` leading pages in the store the decode side has to supply the first `split`, the
+    prefill side the rest; both null: no plan. In tokens: prefill_reads and decode_reads from the
+    store, pulls by P from D, computes by P. alternatives: the best, the chosen pair first.
     """
 
     id: RequestId
@@ -32,14 +42,30 @@ class Placed:
     pages: int | None = None
     prefill_reads: int = 0
     decode_reads: int = 0
+    pulls: int = 0
+    computes: int = 0
+    prefill_rank: int = 0
+    decode_rank: int = 0
+    alternatives: tuple[Score, ...] = ()
+
+
+def ranks_of(placed: Placed) -> tuple[Rank, Rank]:
+    """The two ranks; equal: one plain engine."""
+    return (
+        Rank(placed.prefill, placed.prefill_rank),
+        Rank(placed.decode, placed.decode_rank),
+    )
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """No room now: ask again when something has changed."""
+    """No room now: ask again when something has changed, with `group` and `overtaken` in its
+    view."""
 
     id: RequestId
     reason: str
+    group: int | None = None
+    overtaken: int = 0
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ async def test_both_engines_get_the_same_plan_and_the_record_shows_it() -> None:
         assert (plan.n, plan.k, plan.page, plan.peer) == (6, 3, 16, ("10.0.0.7:18011",))
         assert (second.placement.split, second.placement.pages) == (3, 6)
         assert "split over 1P1D" in second.placement.reason
-        assert [s.reading_tokens for s in router.loop.engines.values()] == [0, 0]
+        assert [router.loop.reading_tokens(name) for name in router.loop.engines] == [0, 0]
         stored = await router.sessions._store.load(session.head.name)
         assert stored is not None
         assert stored.turns[1].placement == second.placement

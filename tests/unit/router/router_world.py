@@ -89,8 +89,9 @@ class World:
         await eventually(self._is_idle)
 
     def _is_idle(self) -> bool:
-        states = self.router.loop.engines.values()
-        counts = [state.inflight for state in states] + [e.running for e in self.engines]
+        loop = self.router.loop
+        counts = [loop.turns_on(name) for name in loop.engines]
+        counts += [e.running for e in self.engines]
         return not any(counts) and self.router.loop.inflight == self.router.loop.waiting == 0
 
 

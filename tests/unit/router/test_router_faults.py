@@ -97,7 +97,7 @@ async def test_an_engine_that_is_gone_is_not_used_until_it_is_back() -> None:
     names = [("p0", "prefill"), ("d0", "decode"), ("d1", "decode")]
     async with world(*(StubEngine(n, r) for n, r in names)) as w:  # type: ignore[arg-type]
         sid = await w.session()
-        w.router.loop.report_health(w.router.loop.view().engines[1].id, False, "test")
+        w.router.loop.report_health(list(w.router.loop.engines)[1], False, "test")
         states = w.router.loop.engines
         assert [state.healthy for state in states.values()] == [True, False, True]
         done = await w.done(sid, token_ids=[1], max_new_tokens=1)
@@ -169,3 +169,18 @@ async def test_one_turn_that_fails_leaves_the_others_alone() -> None:
             w.decode.go.set()
             rest = [event async for event in events]
         assert rest[-1][1]["token_ids"] == formula([1, 2, 3], 6)
+
+
+async def test_a_policy_that_fails_costs_no_turn_and_no_session() -> None:
+    def broken(*args: Any) -> list[Any]:
+        raise ZeroDivisionError("a defect")
+
+    async with world() as w:
+        sid = await w.session()
+        w.router.loop._policy = broken
+        for turn in range(3):
+            assert (await w.done(sid, if_turn=turn, **BODY))["turn"] == turn
+        await w.idle()
+        assert w.router.loop.policy_failures >= 3
+        text = (await w.http.get("/metrics")).text
+        assert f"policy_failures_total {w.router.loop.policy_failures}" in text

@@ -40,7 +40,8 @@ async def pairs(w: World, turns: int) -> set[tuple[str, str]]:
 
 
 def namespaces(w: World) -> list[str]:
-    return [engine.namespace for engine in w.router.loop.view().engines]
+    infos = [state.info for state in w.router.loop.engines.values()]
+    return ["" if info is None else info.fingerprint for info in infos]
 
 
 async def test_an_update_is_noticed_at_the_next_health_check() -> None:

@@ -1,15 +1,16 @@
-"""Split policies: pure, within bounds, and as even as pages allow."""
+"""Splits by fixed rules: within bounds, and as even as pages allow."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_runtime.scheduling.split import SPLIT_POLICIES, Sides, choose_split, even_split
+from agent_runtime.scheduling.split import FixedRule, Sides, even_split, fixed_split
 
 pages = st.integers(0, 100_000)
 engines = st.integers(1, 200)
@@ -21,17 +22,16 @@ sides = st.builds(
     decode_tokens=pages,
     turn=pages,
 )
-planning = st.sampled_from([p for p in SPLIT_POLICIES if p != "none"])
+rules = st.sampled_from(get_args(FixedRule))
 
 
-@given(planning, pages, sides)
-def test_any_split_lies_within_the_prefix(policy: str, n: int, given_sides: Sides) -> None:
-    split = choose_split(policy, n, given_sides)  # type: ignore[arg-type]
-    assert split is not None
+@given(rules, pages, sides)
+def test_any_split_lies_within_the_prefix(rule: FixedRule, n: int, given_sides: Sides) -> None:
+    split = fixed_split(rule, n, given_sides)
     assert 0 <= split.k <= n
     assert split.reason
-    assert choose_split(policy, n, given_sides) == split  # type: ignore[arg-type]
-    if policy != "split":
+    assert fixed_split(rule, n, given_sides) == split
+    if rule != "split":
         assert split.k in (0, n)
 
 
@@ -57,19 +57,16 @@ def test_even_split_of_300_pages(prefill: int, decode: int, k: int) -> None:
 
 
 def test_round_robin_takes_the_paths_in_turn() -> None:
-    splits = [choose_split("round_robin", 10, Sides(turn=turn)) for turn in range(4)]
-    assert [split.k for split in splits if split] == [0, 10, 0, 10]
+    assert [fixed_split("round_robin", 10, Sides(turn=i)).k for i in range(4)] == [0, 10, 0, 10]
 
 
 @given(pages, pages, st.integers(1, 1000))
 def test_shorter_queue_goes_where_less_is_to_read(prefill: int, decode: int, n: int) -> None:
-    split = choose_split("shorter_queue", n, Sides(prefill_tokens=prefill, decode_tokens=decode))
-    assert split is not None
+    split = fixed_split("shorter_queue", n, Sides(prefill_tokens=prefill, decode_tokens=decode))
     assert split.k == (n if decode < prefill else 0), "a tie goes to P"
 
 
-def test_forced_paths_and_none() -> None:
+def test_one_path_whatever_the_queues() -> None:
     busy = Sides(prefill_tokens=10**6)
-    assert getattr(choose_split("prefill_path", 7, busy), "k", None) == 0
-    assert getattr(choose_split("decode_path", 7, busy), "k", None) == 7
-    assert choose_split("none", 7, busy) is None
+    assert fixed_split("prefill_path", 7, busy).k == 0
+    assert fixed_split("decode_path", 7, busy).k == 7
