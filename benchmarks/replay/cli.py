@@ -1,7 +1,7 @@
 """`dualpath replay` and `dualpath replay compare`.
 
-Exit status: 0 all turns done (and, for compare, all outputs equal); 1 errors or differences;
-2 bad input; 130 interrupted.
+Exit status: 0 all turns done (for compare: all outputs equal; for --slo: met; for --search: a rate
+found); 1 errors, differences, missed; 2 bad input; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from benchmarks.replay.mooncake import BLOCK_TOKENS, INPUTS, MooncakeOptions
 from benchmarks.replay.plan import (
     DriverOptions,
     Gaps,
+    Goodput,
     parse_goodput,
     parse_times,
     rate_arrivals,
     recorded_arrivals,
 )
+from benchmarks.replay.probes import FILE as SEARCH_FILE
+from benchmarks.replay.probes import conclusion, run_search
 from benchmarks.replay.results import HTML_FILE
 from benchmarks.replay.runs import run_compare, run_replay
 from benchmarks.replay.scale import Filters
@@ -35,6 +38,9 @@ from benchmarks.replay.texts import Texts, has_tokenizer
 from benchmarks.replay.tokens import TokenSpace, space_of_model
 from benchmarks.replay.workload import TOKENS, Workload, WorkloadOptions, load
 from dualpath_sglang.contract.errors import ConfigError, DualPathError
+
+FIRST_RATE = 1.0
+"""Users per second in the first probe of a search."""
 
 
 def describe(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -71,15 +77,44 @@ def _replay(args: argparse.Namespace) -> int:
             "tokenizer.json and a scale of at most 1",
             file=sys.stderr,
         )
-    options = _driver_options(args, workload)
     space = _token_space(args)
-    goodput = parse_goodput(args.goodput) if args.goodput else None
+    goodput = _goodput(args)
     command = ["dualpath", "replay", *args.words]
+    if args.search:
+        return _search(args, workload, space, goodput, command)
+    options = _driver_options(args, _arrivals(args, workload), args.rate)
     result = asyncio.run(
         run_replay(workload, space, options, args.out, goodput=goodput, command=command)
     )
     print(f"{table.as_text(result)}\nreport: {args.out / HTML_FILE}")
-    return 1 if result["errors"] else 0
+    missed = goodput is not None and result["goodput"]["met"] is False
+    return 1 if result["errors"] or missed else 0
+
+
+def _search(
+    args: argparse.Namespace,
+    workload: Workload,
+    space: TokenSpace,
+    slo: Goodput | None,
+    command: list[str],
+) -> int:
+    if slo is None or slo.required is None:
+        raise ConfigError("search needs --slo ttft:MS tpot:MS", field="search")
+    if args.flush_after_turn or args.arrivals != "zero":
+        raise ConfigError("search goes without --flush-after-turn and --arrivals", field="search")
+    first = FIRST_RATE if args.rate is None else args.rate
+    options = _driver_options(args)
+    result = asyncio.run(run_search(workload, space, options, args.out, slo, first, command))
+    print(f"{conclusion(result)}\nreport: {args.out / SEARCH_FILE}")
+    return 0 if result["rate_per_s"] is not None else 1
+
+
+def _goodput(args: argparse.Namespace) -> Goodput | None:
+    if args.slo is None:
+        return parse_goodput(args.goodput) if args.goodput else None
+    if args.goodput:
+        raise ConfigError("give only one of --slo and --goodput", field="slo")
+    return parse_goodput(args.slo, "slo", args.attainment)
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -118,17 +153,21 @@ def _mooncake_options(args: argparse.Namespace) -> MooncakeOptions | None:
     return MooncakeOptions(block, args.inputs or "auto")
 
 
-def _driver_options(args: argparse.Namespace, workload: Workload) -> DriverOptions:
+def _driver_options(
+    args: argparse.Namespace,
+    arrivals_s: tuple[float | None, ...] | None = None,
+    rate_per_s: float | None = None,
+) -> DriverOptions:
     most = math.inf if args.max_gap is None else args.max_gap
     return DriverOptions(
         url=args.url,
         gaps=Gaps(parse_times(args.gaps, "gaps"), most),
-        arrivals_s=_arrivals(args, workload),
+        arrivals_s=arrivals_s,
         concurrency=args.concurrency,
         midway_turns=tuple(args.flush_after_turn),
         settle_s=args.settle,
         turn_timeout_s=args.turn_timeout,
-        rate_per_s=args.rate,
+        rate_per_s=rate_per_s,
     )
 
 
@@ -205,6 +244,20 @@ def _add_driving(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-gap", type=float, metavar="S", help="no pause is longer")
     group.add_argument(
         "--goodput", nargs=2, metavar=("ttft:MS", "tpot:MS"), help="limits of a good turn"
+    )
+    group.add_argument(
+        "--slo",
+        nargs=2,
+        metavar=("ttft:MS", "tpot:MS"),
+        help="the same, and enough turns have to be good: exit status 1 where they are not",
+    )
+    group.add_argument(
+        "--attainment", type=float, default=0.9, help="part of the turns that --slo asks for (0.9)"
+    )
+    group.add_argument(
+        "--search",
+        action="store_true",
+        help="find the highest rate that meets --slo, from --rate on; every probe is a replay",
     )
     group.add_argument(
         "--flush-after-turn",

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import time
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -37,6 +37,7 @@ from benchmarks.replay.trace import Session, Turn
 from benchmarks.replay.turns import filled, prompt_digest, turn_options
 
 FORGET_TIMEOUT_S = 5.0
+OnTurn = Callable[[TurnRecord], None]
 
 
 async def replay(
@@ -45,17 +46,19 @@ async def replay(
     options: DriverOptions,
     progress: Progress,
     midway: Midway | None = None,
+    on_turn: OnTurn | None = None,
 ) -> Observed:
     """Runs all sessions; the records come in the order of `sessions`.
 
     `midway` is awaited at each of `options.midway_turns`; None means that the router is asked to
     flush its engines' caches. If it raises, the other sessions are cancelled and MidwayFailed
-    leaves this function.
+    leaves this function. `on_turn` sees each record as its turn ends, in the order of time; what
+    it raises ends the replay in the same way.
     """
     limit = options.turn_timeout_s
     async with AsyncDualPathClient(options.url, timeout=limit) as client:
         router, schedule = Router(client, limit), plan(sessions)
-        run = _Run(router, source, options, progress, schedule, midway)
+        run = _Run(router, source, options, progress, schedule, midway, on_turn)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for index, session in enumerate(sessions):
@@ -86,12 +89,14 @@ class _Run:
         progress: Progress,
         schedule: Schedule,
         midway: Midway | None,
+        on_turn: OnTurn | None,
     ) -> None:
         self._router = router
         self._source = source
         self._options = options
         self._progress = progress
         self._midway = midway or self._flush
+        self._on_turn = on_turn
         count = len(schedule.starts)
         self._pace = Pace(schedule, options.gaps)
         self._barriers = Barriers(count, options.midway_turns, self._stop_midway)
@@ -215,11 +220,10 @@ class _Run:
         try:
             streamed = await self._router.turn(session_id, sent)
             check_reply(streamed, number, len(prompt), turn.generated)
-            log.turns.append(filled(record, streamed))
+            done = filled(record, streamed)
         except CallFailed as error:
             passed = (self._now() - record.started_s) * 1e3
-            log.turns.append(replace(record, e2e_ms=passed, error=error.failure))
-            self._progress.turn_ended(None)
+            self._note(log, replace(record, e2e_ms=passed, error=error.failure))
             raise
         digest = prompt_digest(prompt)
         output = streamed.token_ids
@@ -229,7 +233,13 @@ class _Run:
         counted = streamed.times[: turn.out]
         log.times.append(TokenTimes(array("d", (at - self._start for at in counted))))
         log.history = prompt + output
-        self._progress.turn_ended(log.turns[-1].ttft_ms)
+        self._note(log, done)
+
+    def _note(self, log: _Log, record: TurnRecord) -> None:
+        log.turns.append(record)
+        self._progress.turn_ended(record.ttft_ms if record.error is None else None)
+        if self._on_turn is not None:
+            self._on_turn(record)
 
     # -- midway and slots ----------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.replay.records import TurnRecord
 from benchmarks.replay.schedule import Schedule
 from benchmarks.replay.trace import Session
 from dualpath_sglang.contract.errors import ConfigError
@@ -45,13 +46,29 @@ def parse_times(text: str, field: str) -> float:
 
 @dataclass(frozen=True)
 class Goodput:
-    """Limits of a good turn, in milliseconds."""
+    """Limits of a good turn, in milliseconds, and the part of all turns that has to be good for
+    the whole to count as met (None: not asked)."""
 
     ttft_ms: float
     tpot_ms: float
+    required: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.required is not None and not 0 < self.required <= 1:
+            raise ConfigError("attainment must be above 0 and at most 1", field="attainment")
+
+    def good(self, turn: TurnRecord) -> bool:
+        """A turn of a single token has no TPOT to exceed."""
+        within = (turn.ttft_ms or 0.0) <= self.ttft_ms and (turn.tpot_ms or 0.0) <= self.tpot_ms
+        return turn.error is None and within
+
+    def met(self, good: int, turns: int) -> bool | None:
+        return None if self.required is None else good >= self.required * turns
 
 
-def parse_goodput(words: list[str]) -> Goodput:
+def parse_goodput(
+    words: list[str], field: str = "goodput", required: float | None = None
+) -> Goodput:
     """`["ttft:4000", "tpot:50"]` as SGLang's and AIPerf's benchmarks write it (ms)."""
     limits: dict[str, float] = {}
     for word in words:
@@ -62,8 +79,8 @@ def parse_goodput(words: list[str]) -> Goodput:
             limits[name] = math.nan
     good = set(limits) == {"ttft", "tpot"} and all(value > 0 for value in limits.values())
     if not good:
-        raise ConfigError("goodput must be ttft:MS tpot:MS, both above 0", field="goodput")
-    return Goodput(limits["ttft"], limits["tpot"])
+        raise ConfigError(f"{field} must be ttft:MS tpot:MS, both above 0", field=field)
+    return Goodput(limits["ttft"], limits["tpot"], required)
 
 
 def poisson_arrivals(count: int, rate_per_s: float, seed: int) -> list[float]:

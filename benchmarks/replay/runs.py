@@ -42,11 +42,19 @@ async def run_replay(
     Raises ConfigError when `out` cannot be a folder, before anything is sent, and MidwayFailed
     when the action at a midway stop fails; failed turns do not raise.
     """
-    _make_folder(out)
+    make_folder(out)
     with Progress("replay", workload.turns) as progress:
         source = TokenSource(space)
         seen = await replay(workload.sessions, source, options, progress, midway)
-    driving = {
+    shown = command or sys.argv
+    result = build(seen, workload.describe(), driving(options, space), goodput, shown)
+    save(out, result, seen)
+    return result
+
+
+def driving(options: DriverOptions, space: TokenSpace) -> dict[str, Any]:
+    """The `driving` block of a result."""
+    return {
         "url": options.url,
         "mode": "offline" if options.arrivals_s is None else "open-loop",
         "arrivals_s": None if options.arrivals_s is None else list(options.arrivals_s),
@@ -58,20 +66,18 @@ async def run_replay(
         "vocab_size": space.vocab_size,
         "avoided_ids": len(space.avoid),
     }
-    shown = command or sys.argv
-    result = build(seen, workload.describe(), driving, goodput, shown)
-    _save(out, result, seen)
-    return result
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
+    """Raises ConfigError where that cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{out} cannot be made: {error.strerror}", field="out") from error
 
 
-def _save(out: Path, result: dict[str, Any], seen: Observed) -> None:
+def save(out: Path, result: dict[str, Any], seen: Observed) -> None:
+    """All files of one replay."""
     write_tokens(out, seen.tokens)
     write_result(out, result)
     write_html(out, result)

@@ -89,7 +89,11 @@ def _share(count: int, total: int) -> str:
 
 
 def _goodput(good: dict[str, Any]) -> str:
+    verdict = ""
+    if good["met"] is not None:
+        word = "met" if good["met"] else "MISSED"
+        verdict = f": {word}, {100 * good['required_fraction']:g} % are required"
     return (
         f"{good['good_turns_per_s']:.2f} turns/s, {100 * good['good_fraction']:.1f} % of turns "
-        f"within TTFT {good['ttft_limit_ms']:g} ms and TPOT {good['tpot_limit_ms']:g} ms"
+        f"within TTFT {good['ttft_limit_ms']:g} ms and TPOT {good['tpot_limit_ms']:g} ms{verdict}"
     )

@@ -84,10 +84,16 @@ def _read(path: Path, optional: bool = False) -> dict[str, Any]:
 
 
 class TokenSource:
-    """Fills the appended tokens of sessions."""
+    """Fills the appended tokens of sessions.
 
-    def __init__(self, space: TokenSpace) -> None:
+    `mark`: every context starts with this one of the usable ids (counted round and round), in
+    place of its first token. Nothing that another mark or none has left in a cache is then a hit,
+    while what sessions share they share still.
+    """
+
+    def __init__(self, space: TokenSpace, mark: int | None = None) -> None:
         self._allowed = space.allowed()
+        self._mark = None if mark is None else self._allowed[mark % len(self._allowed)]
 
     def stream(self, name: Iterable[object], count: int) -> list[int]:
         """The first `count` ids of the stream called `name`."""
@@ -99,9 +105,16 @@ class TokenSource:
         return [allowed[number % size] for number in numbers]
 
     def appended(self, session: Session) -> list[list[int]]:
-        """Ids of what each turn appends.
+        """Ids of what each turn appends."""
+        filled = self._filled(session)
+        if self._mark is not None:
+            for turn, tokens in zip(session.turns, filled, strict=True):
+                if turn.keep == 0:
+                    tokens[0] = self._mark
+        return filled
 
-        Recorded text is itself. What lies in a block with an id is named (hash_scope, id), or by
+    def _filled(self, session: Session) -> list[list[int]]:
+        """Recorded text is itself. What lies in a block with an id is named (hash_scope, id), or by
         the prefix that it is part of where other users have the same; every other token is named
         (dataset, sid, turn) and counts from the start of the append.
         """
