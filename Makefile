@@ -75,7 +75,7 @@ SHARED := $(filter-out $(ALONE),$(wildcard tests/integration/test_*.py))
 test: setup
 	$(PYTEST) -q -m "not full" tests/unit tests/contract --floor 1000
 	$(PYTEST) -q -m "not full" $(ALONE) --floor 17
-	$(PYTEST) -q -m "not full" $(SHARED) --floor 25
+	$(PYTEST) -q -m "not full" $(SHARED) --floor 30
 
 # Each part ends within 45 minutes and leaves a stamp; a second call goes on with what is missing.
 # A new commit starts over.
@@ -105,7 +105,7 @@ part-faults: setup
 	$(PYTEST) -q tests/integration/test_second_path_faults.py --floor 12
 
 part-shared-stack: setup
-	$(PYTEST) -q $(SHARED) --floor 25
+	$(PYTEST) -q $(SHARED) --floor 30
 
 part-rig: setup
 	$(BIN)/python -m benchmarks.rig run --topology 1P1D --arm split --runs 1 --out out/test-full/rig --fresh

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from agent_runtime.stack.stack import RunningStack
-from benchmarks.replay.plan import DriverOptions
+from benchmarks.replay.plan import DriverOptions, Goodput
+from benchmarks.replay.probes import run_search
+from benchmarks.replay.results import read_result
 from benchmarks.replay.runs import run_compare, run_replay
+from benchmarks.replay.scale import Filters
 from benchmarks.replay.texts import Texts
 from benchmarks.replay.tokens import space_of_model
 from benchmarks.replay.workload import WorkloadOptions, load
@@ -121,3 +124,17 @@ def test_turns_that_generate_or_append_nothing(replayed: dict[str, Any]) -> None
     assert (again["append"], again["prompt_tokens"]) == (0, silent["prompt_tokens"])
     assert again["prefill"]["computed"] <= PAGE
     assert after["keep"] == again["prompt_tokens"] + 12
+
+
+def test_a_search_on_real_engines(pair: RunningStack, model_dir: Path, tmp_path: Path) -> None:
+    """It goes up until all sessions are there at once; no probe profits from the one before."""
+    work = load(WorkloadOptions(generate="32k", scale=0.02, filters=Filters(3, 2, 2, 1024)))
+    options, slo = DriverOptions(url=pair.router_url), Goodput(60_000.0, 60_000.0, 0.9)
+    space = space_of_model(model_dir)
+    found = asyncio.run(run_search(work, space, options, tmp_path, slo, 16.0))
+    assert (found["reason"], found["rate_per_s"] > 16.0) == ("all_at_once", True)
+    assert all(probe["met"] and probe["failed_turns"] == 0 for probe in found["probes"])
+    first = [record for record in read_result(tmp_path)["turn_records"] if record["turn"] == 0]
+    assert [record["prefill"]["computed"] for record in first] == [
+        record["prompt_tokens"] for record in first
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from benchmarks.replay import traj1
 from benchmarks.replay.blocks import pieces
 from benchmarks.replay.scale import scale
+from benchmarks.replay.sharing import main, part, shared_part
 from benchmarks.replay.tokens import TokenSource, TokenSpace
 from benchmarks.replay.trace import Session, SharedPrefix, Turn
 
@@ -157,24 +157,35 @@ def weka() -> Path:
 @pytest.mark.skipif(not weka().exists(), reason="no real traces here (DUALPATH_TEST_TRACES)")
 @pytest.mark.parametrize("factor", [0.1, 0.005])
 def test_real_sessions_share_the_same_part_at_every_scale(factor: float) -> None:
-    """Of each first prompt the part that an earlier session of the same user starts with."""
-    assert shared_part(factor) == pytest.approx(shared_part(1.0), abs=0.01)
+    """Of all first prompts the part that an earlier one starts with too."""
+    assert shared_at(factor) == pytest.approx(shared_at(1.0), abs=0.01)
 
 
 @lru_cache
-def shared_part(factor: float) -> float:
-    seen: dict[str | None, list[list[int]]] = defaultdict(list)
-    shared = total = 0
+def shared_at(factor: float) -> float:
     sessions = (s for s in traj1.read(weka()) if s.turns[0].append < 30_000)
-    for session in islice(sessions, 60):
-        only_first = replace(session, turns=session.turns[:1])
-        tokens = prompt(only_first, factor)
-        shared += max((common(tokens, other) for other in seen[session.hash_scope]), default=0)
-        total += len(tokens)
-        seen[session.hash_scope].append(tokens)
-    return shared / total
+    return part(scale(session, factor) for session in islice(sessions, 60))
 
 
-def common(one: list[int], two: list[int]) -> int:
-    pairs = enumerate(zip(one, two, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(two)))
+@given(st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=8))
+def test_the_shared_part_is_what_a_boundless_cache_would_hold(prompts: list[list[int]]) -> None:
+    cached: set[tuple[int, ...]] = set()
+    hits = 0
+    for tokens in prompts:
+        starts = [tuple(tokens[: i + 1]) for i in range(len(tokens))]
+        hits += sum(start in cached for start in starts)
+        cached.update(starts)
+    total = sum(map(len, prompts))
+    assert shared_part(prompts) == pytest.approx(hits / total if total else 0.0)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "t.jsonl"
+    rows = [row("one", [[1, 5]], 50), row("two", [[1, 3], [9, 2]], 50)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    assert main(["--trace", str(path), "--scale", "1", "0.2"]) == 0
+    assert capsys.readouterr().out == "".join(
+        f"scale {scale}: 30.0 % of first prompts are shared\n" for scale in ("1", "0.2")
+    )
+    assert main(["--trace", str(tmp_path / "absent.jsonl")]) == 2
+    assert "absent.jsonl:1: cannot be read" in capsys.readouterr().err
