@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay_stub_router import StubRouter, served
 
-from benchmarks.replay import cli
+from agent_runtime.cli import main as dualpath
 from benchmarks.replay.plan import Goodput
 from benchmarks.replay.probes import Missed, Watch
 from benchmarks.replay.records import Failure, TurnRecord
@@ -125,10 +125,10 @@ class Slower(StubRouter):
 
 def run(tmp_path: Path, stub: StubRouter, *more: str) -> int:
     with served(stub.app()) as url:
-        return cli.main(
-            ["--url", url, "--out", str(tmp_path), "--vocab-size", "500", "--generate", "32k",
-             "--scale", "0.01", "--sessions", "6", "--turns", "4", "--min-turns", "4",
-             "--slo", "ttft:60000", "tpot:60000", *more]
+        return dualpath(
+            ["replay", "--url", url, "--out", str(tmp_path), "--vocab-size", "500",
+             "--generate", "32k", "--scale", "0.01", "--sessions", "6", "--turns", "4",
+             "--min-turns", "4", "--slo", "ttft:60000", "tpot:60000", *more]
         )  # fmt: skip
 
 
@@ -192,6 +192,6 @@ def test_bad_input(
 
 
 def test_a_search_needs_a_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--url", "http://x", "--out", str(tmp_path), "--vocab-size", "9", "--generate", "32k"]
-    assert cli.main([*words, "--search"]) == 2
+    words = ["replay", "--url", "http://x", "--out", str(tmp_path), "--vocab-size", "9"]
+    assert dualpath([*words, "--generate", "32k", "--search"]) == 2
     assert "search needs --slo" in capsys.readouterr().err
