@@ -16,6 +16,7 @@ from typing import Protocol
 
 import orjson
 
+from agent_runtime.stack.commands import mooncake_env
 from dualpath_sglang.contract.addresses import split_host_port
 
 STEP_S = 20.0
@@ -102,17 +103,17 @@ class ProbeObject:
 
     async def _start(self) -> None:
         spec = self._spec
-        words = ["--master", spec.master, "--host", local_address(spec.master)]
+        host = local_address(spec.master)
+        words = ["--master", spec.master, "--host", host]
         words += ["--protocol", spec.protocol, "--device-name", spec.device]
         words += ["--tenant", spec.tenant, "--seed", spec.seed]
         words += ["--part-bytes", str(spec.part_bytes), *spec.keys]
-        tcp = {"MC_FORCE_TCP": "1"} if spec.protocol == "tcp" else {}
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "dualpath_sglang.probe_object", *words),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=os.environ | tcp,
+            env=os.environ | mooncake_env(spec.protocol, host),
             # Ctrl-C ends the doctor; this one then still has to remove the objects.
             start_new_session=True,
         )

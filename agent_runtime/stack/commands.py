@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent_runtime.config import EngineGroup, Scalar, StackConfig
+from dualpath_sglang.contract.addresses import is_ipv6
 
 Flags = dict[str, Scalar]
 Argv = tuple[str, ...]
@@ -102,8 +103,7 @@ def engine_env(config: StackConfig, group: EngineGroup, master: str) -> dict[str
     env = {"SGLANG_HOST_IP": host, "DUALPATH_ENGINE_HOOKS": hooks}
     if config.cpu:
         env |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": str(config.cpu_threads)}
-    if config.store.protocol == "tcp":
-        env["MC_FORCE_TCP"] = "1"
+    env |= mooncake_env(config.store.protocol, host)
     if master and group.role != "plain":
         env |= {
             "MOONCAKE_MASTER": master,
@@ -117,6 +117,12 @@ def engine_env(config: StackConfig, group: EngineGroup, master: str) -> dict[str
             "MOONCAKE_GLOBAL_SEGMENT_SIZE": "0",
         }
     return env | dict(group.env)
+
+
+def mooncake_env(protocol: str, host: str) -> dict[str, str]:
+    """What Mooncake takes from the environment alone, of a process that is reached at `host`."""
+    env = {"MC_FORCE_TCP": "1"} if protocol == "tcp" else {}
+    return env | ({"MC_USE_IPV6": "1"} if is_ipv6(host) else {})
 
 
 def second_path(config: StackConfig) -> bool:

@@ -126,7 +126,7 @@ def _store_components(
                 kind="store",
                 command=(*prefix, *commands.store_argv(config, programs, master)),
                 ready=LineReady(),
-                env={"MC_FORCE_TCP": "1"} if config.store.protocol == "tcp" else {},
+                env=commands.mooncake_env(config.store.protocol, commands.store_host(config)),
                 after=tuple(p.name for p in parts),
                 on_exit=config.on_child_exit.store,
             )

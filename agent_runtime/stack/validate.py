@@ -6,7 +6,7 @@ from agent_runtime.config import EngineGroup, StackConfig
 from agent_runtime.owners import EXPOSED, Keys, is_exposed
 from agent_runtime.stack.commands import UNSERVABLE, second_path
 from agent_runtime.stack.names import NamedEngine, named_engines
-from dualpath_sglang.contract.addresses import is_host, is_http_url, split_host_port
+from dualpath_sglang.contract.addresses import is_host, is_http_url, is_ipv6, split_host_port
 from dualpath_sglang.contract.engine_config import EngineConfig
 from dualpath_sglang.contract.errors import ConfigError
 
@@ -46,6 +46,7 @@ def validate(config: StackConfig) -> None:
     _check_keys(config)
     _check_served_name(config.model.served_name)
     _check_master(config.store.master_url)
+    _check_families(config)
     if config.router.store_admin_url:
         _check_url(config.router.store_admin_url, "router.store_admin_url")
     _check_prefetch_policy(config, engines)
@@ -101,6 +102,25 @@ def _check_hosts(config: StackConfig) -> None:
                 "the address of one interface",
                 field=field,
             )
+
+
+def _check_families(config: StackConfig) -> None:
+    """A process with Mooncake reaches IPv6 addresses or others, as its environment says."""
+    hosts = {"host": config.host, "store.host": config.store.host}
+    for g, group in enumerate(config.engines):
+        if not group.url:
+            hosts |= {
+                f"engines[{g}].host": group.host,
+                f"engines[{g}].store_host": group.store_host,
+            }
+    if config.store.master_url:
+        hosts["store.master_url"] = split_host_port(config.store.master_url)[0]
+    for field, host in hosts.items():
+        if host and is_ipv6(host) != is_ipv6(config.host):
+            message = (
+                f"{field} is {host} and host is {config.host}: Mooncake reaches IPv6 addresses"
+            )
+            raise ConfigError(f"{message} or others, not both", field=field)
 
 
 def _check_names(engines: tuple[NamedEngine, ...]) -> None:

@@ -10,7 +10,7 @@ _NAME = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]{0,252}[0-9A-Za-z_.])?")
 
 
 def host_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{port}" if is_ipv6(host) else f"{host}:{port}"
 
 
 def http_url(host: str, port: int) -> str:
@@ -34,6 +34,11 @@ def is_host(text: str) -> bool:
     except ValueError:
         return _NAME.fullmatch(text) is not None
     return True
+
+
+def is_ipv6(host: str) -> bool:
+    """An IPv6 address; names are not looked up."""
+    return ":" in host
 
 
 def is_loopback(host: str) -> bool:

@@ -26,11 +26,11 @@ d = MooncakeTransport("127.0.0.1", "tcp", "", at_there, SIZE)
 """
 
 
-def run(body: str) -> str:
+def run(body: str, engines: str = TWO_ENGINES) -> str:
     """In a process of its own: Mooncake logs to the standard streams and has no way to stop."""
     env = os.environ | {"MC_FORCE_TCP": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", TWO_ENGINES + body],
+        [sys.executable, "-c", engines + body],
         env=env,
         capture_output=True,
         text=True,
@@ -67,6 +67,21 @@ print("RESULT", p.read(d.session, reads, 10).whole)
 """
     )
     assert "RESULT False" in out
+
+
+def test_ipv6() -> None:
+    """Mooncake takes addresses of one kind only, as its environment says."""
+    script = TWO_ENGINES.replace('"127.0.0.1"', '"::1"').replace(
+        "import ctypes, sys", "import ctypes, os, sys; os.environ['MC_USE_IPV6'] = '1'"
+    )
+    out = run(
+        """
+whole = p.read(d.session, Entries([at_here], [at_there], [4096]), 10).whole
+print("RESULT", d.session.startswith("[::1]:"), whole, here[:4096] == there[:4096])
+""",
+        script,
+    )
+    assert "RESULT True True True" in out
 
 
 def test_a_dead_peer_fails_quickly() -> None:

@@ -299,6 +299,12 @@ FAR = "http://10.0.0.1:30000"
         ({"model": ModelConfig(path="m", served_name="v1,2")}, "model.served_name"),
         ({"model": ModelConfig(path="m", served_name="a\nb")}, "model.served_name"),
         ({"store": StoreConfig(master_url="::1:50051")}, "store.master_url"),
+        ({"store": StoreConfig(master_url="[::1]:50051")}, "store.master_url"),
+        ({"host": "::1", "store": StoreConfig(host="10.0.0.1")}, "store.host"),
+        (
+            {"engines": (PREFILL, EngineGroup(role="decode", store_host="::1"))},
+            "engines[1].store_host",
+        ),
         ({"store": StoreConfig(master_url="http://x:1")}, "store.master_url"),
         ({"store": StoreConfig(master_url="x")}, "store.master_url"),
         ({"router": RouterConfig(engines=(EngineEndpoint(),))}, "router.engines"),
@@ -367,6 +373,7 @@ def test_ipv6_addresses_stand_in_brackets_where_a_port_follows() -> None:
     master = parts["master"]
     assert master.url == f"[::1]:{master.ports['rpc']}"
     assert parts["decode-0"].env["MOONCAKE_MASTER"] == master.url
+    assert parts["decode-0"].env["MC_USE_IPV6"] == parts["store"].env["MC_USE_IPV6"] == "1"
     assert parts["decode-0"].ready == HttpReady(f"{parts['decode-0'].url}/health")
     for endpoint in got.engines:
         assert endpoint.url.startswith("http://[::1]:")
@@ -374,7 +381,7 @@ def test_ipv6_addresses_stand_in_brackets_where_a_port_follows() -> None:
     text = got.files[Path("/run/router.yaml")]
     router = decode(RouterConfig, yaml.safe_load(text), "router.yaml")
     assert router.store_admin_url == f"http://[::1]:{master.ports['metrics']}"
-    validate(stack(store=StoreConfig(master_url="[::1]:50051")))
+    validate(stack(host="::1", store=StoreConfig(master_url="[::1]:50051")))
     validate(stack(engines=(PREFILL, EngineGroup(role="decode", url="http://[fd00::7]:30000"))))
 
 
@@ -398,7 +405,7 @@ def test_a_folder_may_have_a_name_that_no_model_may(folder: str, name: str) -> N
 def test_components_reach_each_other_without_a_proxy() -> None:
     far = EngineGroup(role="decode", url="http://far.example:30000")
     near = EngineGroup(role="prefill", host="10.0.0.1", store_host="10.1.0.1")
-    config = stack(engines=(near, far), store=StoreConfig(master_url="[fd00::9]:50051"))
+    config = stack(engines=(near, far), store=StoreConfig(master_url="10.9.9.9:50051"))
     ports = {r.key: r.wanted or 20_000 + i for i, r in enumerate(port_requests(config))}
     folders = (Path("/run"), Path("/sock"))
     made = build(config, ports, *folders, Programs(), no_proxy="corp.example, 10.0.0.1")
@@ -406,7 +413,7 @@ def test_components_reach_each_other_without_a_proxy() -> None:
         assert component.env["NO_PROXY"] == component.env["no_proxy"]
     hosts = made.components[0].env["no_proxy"].split(",")
     assert hosts[:5] == ["corp.example", "10.0.0.1", "localhost", "127.0.0.1", "::1"]
-    assert {"fd00::9", "far.example", "10.1.0.1"} <= set(hosts)
+    assert {"10.9.9.9", "far.example", "10.1.0.1"} <= set(hosts)
     assert len(set(hosts)) == len(hosts)
     everything = build(config, ports, *folders, Programs(), no_proxy="*")
     assert "NO_PROXY" not in everything.components[0].env
