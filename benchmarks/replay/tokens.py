@@ -23,6 +23,11 @@ Name = tuple[object, ...]
 """What a stream of token ids is called: equal names, equal ids."""
 
 
+MAX_TOKEN_ID = 2**31
+MAX_LISTED = 2**24
+"""Ids that are listed one by one, because some of them are to be avoided. No tokenizer has more."""
+
+
 @dataclass(frozen=True)
 class TokenSpace:
     """The ids a prompt may consist of: [0, vocab_size) without `avoid` (special tokens)."""
@@ -31,6 +36,9 @@ class TokenSpace:
     avoid: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
+        most = MAX_LISTED if self.avoid else MAX_TOKEN_ID
+        if self.vocab_size > most:
+            raise ConfigError(f"a vocabulary has at most {most:,} tokens", field="vocab_size")
         if self.vocab_size < 1 or not self.allowed():
             raise ConfigError("the vocabulary has no usable token id", field="vocab_size")
 
@@ -46,9 +54,13 @@ def space_of_model(folder: Path) -> TokenSpace:
     added_tokens) and `tokenizer_config.json` (added_tokens_decoder); the last two may be absent.
     """
     config = _read(folder / "config.json")
-    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    text = config.get("text_config")
+    size = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else None)
     if not isinstance(size, int):
         raise ConfigError(f"{folder}/config.json has no vocab_size", field="model_path")
+    if size > MAX_LISTED:
+        problem = f"{folder}/config.json: vocab_size is above {MAX_LISTED:,}"
+        raise ConfigError(problem, field="model_path")
     try:
         return TokenSpace(size, frozenset(_unusable(folder, size)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -93,6 +94,33 @@ def test_space_of_a_model_folder(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"3": {}}}')
     assert list(space_of_model(tmp_path).allowed()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "problem"),
+    [
+        ({"vocab_size": 10**12}, {}, "vocab_size is above 16,777,216"),
+        ({"text_config": [1]}, {}, "has no vocab_size"),
+        ({"vocab_size": "8"}, {}, "has no vocab_size"),
+        ({"vocab_size": 8}, {"added_tokens": [{"x": 1}]}, "are damaged: KeyError"),
+        ({"vocab_size": 8}, {"added_tokens": 5}, "are damaged: TypeError"),
+        ({"vocab_size": 8}, {"model": []}, "are damaged: AttributeError"),
+    ],
+)
+def test_a_damaged_model_folder(
+    tmp_path: Path, config: dict[str, Any], tokenizer: dict[str, Any], problem: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ConfigError, match=problem):
+        space_of_model(tmp_path)
+
+
+def test_a_vocabulary_too_large_to_list() -> None:
+    assert len(TokenSpace(2**31).allowed()) == 2**31
+    for size, avoid in ((2**31 + 1, frozenset[int]()), (10**9, frozenset({3}))):
+        with pytest.raises(ConfigError, match="a vocabulary has at most"):
+            TokenSpace(size, avoid)
 
 
 def test_a_model_folder_that_is_none(tmp_path: Path) -> None:
