@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.sglang_types import HybridCacheController, UnifiedRadixCache
 
 LAYOUTS = ("page_first_direct", "page_first")
@@ -20,9 +21,15 @@ def unsupported(settings: Mapping[str, Any], cache: UnifiedRadixCache | None) ->
     """Every violation, a sentence each. `settings`: SGLang's, by field name, as it resolved them.
     `cache`: as built; none: not looked at.
 
-    Raises KeyError where this SGLang has no setting of a name that is checked.
+    Raises StartupError where this SGLang has no setting of a name that is checked.
     """
-    found = _parallelism(settings) + _cache_settings(settings) + _other_features(settings)
+    try:
+        found = _parallelism(settings) + _cache_settings(settings) + _other_features(settings)
+    except KeyError as error:
+        raise StartupError(
+            f"DualPath: this SGLang has no setting {error}, which has to be checked: it is another "
+            "release than the one this project is made for"
+        ) from error
     if cache is not None:
         found += _live_cache(cache)
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dualpath_sglang.contract.errors import StartupError
 from dualpath_sglang.secondpath.checks import advice, unsupported
 
 RIGHT: dict[str, Any] = {
@@ -93,6 +94,12 @@ def test_each_unsupported_setting_is_named(name: str, value: Any) -> None:
     problems = found(**{name: value})
     assert len(problems) == 1
     assert name in problems[0]
+
+
+def test_a_setting_that_is_gone_is_no_setting_that_is_off() -> None:
+    gone = {name: value for name, value in RIGHT.items() if name != "attn_dp_size"}
+    with pytest.raises(StartupError, match="no setting 'attn_dp_size'"):
+        unsupported(gone, None)
 
 
 def test_all_are_listed_at_once() -> None:
