@@ -157,7 +157,7 @@ class _Run:
     async def _drive(self, index: int, session: Session, log: _Log) -> Failure | None:
         """All turns of one session; the failure that ended it, if any."""
         try:
-            session_id = await self._router.create(_metadata(session))
+            session_id = await self._create(session)
         except CallFailed as error:
             return error.failure
         try:
@@ -168,6 +168,18 @@ class _Run:
         finally:
             await self._forget(session_id)
         return None
+
+    async def _create(self, session: Session) -> str:
+        """A session that was asked for is deleted also when the replay is interrupted before the
+        router has said what it is called."""
+        asked = asyncio.create_task(self._router.create(_metadata(session)))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            with contextlib.suppress(CallFailed, TimeoutError):
+                async with asyncio.timeout(FORGET_TIMEOUT_S):
+                    await self._forget(await asked)
+            raise
 
     async def _turns(self, index: int, session: Session, session_id: str, log: _Log) -> None:
         appended = self._source.appended(session)

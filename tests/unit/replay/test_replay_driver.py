@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiohttp import web
 from replay_stub_router import StubRouter, formula, serving
 
 from benchmarks.replay import router
@@ -311,3 +312,27 @@ async def test_cancelling_the_replay_ends_its_requests() -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+
+
+async def test_cancelling_before_the_router_has_named_a_session_leaves_none() -> None:
+    stub = StubRouter()
+    asked, answer = asyncio.Event(), asyncio.Event()
+    create = stub.create
+
+    async def slow(request: web.Request) -> web.Response:
+        asked.set()
+        made = await create(request)
+        await answer.wait()
+        return made
+
+    stub.create = slow  # type: ignore[method-assign]
+    with Progress("test", 3) as progress:
+        async with serving(stub.app()) as url:
+            task = asyncio.create_task(replay([chain("a")], SOURCE, DriverOptions(url), progress))
+            await asked.wait()
+            task.cancel()
+            await asyncio.sleep(0.05)
+            answer.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert [entry[0] for entry in stub.log] == ["create", "delete"]

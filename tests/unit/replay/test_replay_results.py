@@ -278,4 +278,5 @@ def test_an_interrupted_replay_ends_at_once_and_writes_nothing(tmp_path: Path) -
     assert "interrupted" in errors
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
-    assert [entry[0] for entry in stub.log].count("delete") == 4
+    happened = [entry[0] for entry in stub.log]
+    assert happened.count("delete") == happened.count("create") > 0
