@@ -128,9 +128,11 @@ class Pass:
             f"{full} decode engines have {kv_tokens(turn)} KV tokens free"
         )
 
-    def place(self, turn: TurnView, choice: Choice) -> Placed:
-        """The decision, counted in."""
-        placed = self._plain(turn, choice) if self.is_plain else self._pair(turn, choice)
+    def place(self, turn: TurnView, choice: Choice, *, more: bool) -> Placed:
+        """The decision; counted in where `more` turns come after it in this pass."""
+        placed = (
+            self._plain(turn, choice, more) if self.is_plain else self._pair(turn, choice, more)
+        )
         self.inflight += 1
         self.cursor = advance(self.cursor, placed)
         return placed
@@ -152,12 +154,13 @@ class Pass:
         late: Amounts = np.maximum(0.0, self.now - side.reported_at - REPORT_DUE_S)
         return late
 
-    def _pair(self, turn: TurnView, choice: Choice) -> Placed:
+    def _pair(self, turn: TurnView, choice: Choice, more: bool) -> Placed:
         prefill, decode = self.prefill.side, self.decode.side
         p, d = choice.prefill, choice.decode
         moved = moves(turn, choice.split, self.held(turn, prefill, p), self.held(turn, decode, d))
-        self.prefill.charge(p, turn, moved)
-        self.decode.charge(d, turn, moved)
+        if more:
+            self.prefill.charge(p, turn, moved)
+            self.decode.charge(d, turn, moved)
         return Placed(
             turn.id,
             prefill.ranks[p].engine,
@@ -171,10 +174,11 @@ class Pass:
             choice.alternatives,
         )
 
-    def _plain(self, turn: TurnView, choice: Choice) -> Placed:
+    def _plain(self, turn: TurnView, choice: Choice, more: bool) -> Placed:
         rank = self.plain.side.ranks[choice.prefill]
         computes = moves(turn, None, self.held(turn, self.plain.side, choice.prefill), 0).computes
-        self.plain.charge_plain(choice.prefill, turn, computes)
+        if more:
+            self.plain.charge_plain(choice.prefill, turn, computes)
         return Placed(
             turn.id,
             rank.engine,
@@ -199,7 +203,7 @@ def run(
     for turn in waiting:
         result = _refusal(state, turn) or stopped or _limit(state) or choose(state, turn)
         if isinstance(result, Choice):
-            outcomes.append(state.place(turn, result))
+            outcomes.append(state.place(turn, result, more=turn is not waiting[-1]))
             placed += 1
         elif isinstance(result, Refused):
             outcomes.append(result)

@@ -13,12 +13,12 @@ for how long an engine's report is overdue; one that stands still may need as lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from agent_runtime.scheduling.passes import Pass
-from agent_runtime.scheduling.view import Amounts, Flags, TurnView
+from agent_runtime.scheduling.view import Amounts, TurnView
 
 
 class PrefillOffer(NamedTuple):
@@ -137,70 +137,41 @@ def holder_of_all(n: int) -> DecodeOffer:
     return DecodeOffer(0, 0.0, True, n, 0.0, 0.0, n, 0.0)
 
 
-class EachPrefill(NamedTuple):
-    """`PrefillOffer` of every prefill engine, as columns, for a turn of which none holds pages."""
-
-    plans: Flags
-    read_all: Amounts
-    per_page: Amounts
-    pull_none: Amounts
-    pull_page: Amounts
-    backlog: Amounts
-    compute: Amounts
-    silence: Amounts
+def half_read(n: int, d: DecodeOffer) -> float:
+    """Until D would have read half of the prefix."""
+    return d.read_none + d.per_page * (n / 2) + d.silence
 
 
-class EachDecode(NamedTuple):
-    """`DecodeOffer` of every decode engine, as columns, for a turn of which none holds pages."""
-
-    plans: Flags
-    d: int
-    read_none: Amounts
-    per_page: Amounts
-    most: Amounts
-    silence: Amounts
+def each_half_read(state: Pass, turn: TurnView) -> Amounts:
+    """`half_read` of every decode engine, for a turn of which none holds pages."""
+    rows, side = state.decode, state.decode.side
+    half = (turn.cached_pages or 0) / 2 * turn.page_size
+    seconds: Amounts = (rows.store_queue + half) / side.store_rate + state.silence[1]
+    return seconds
 
 
-def each_prefill(state: Pass, turn: TurnView) -> EachPrefill:
+def ttft_of_each_prefill(state: Pass, turn: TurnView, d: DecodeOffer) -> Amounts:
+    """`ttft_seconds` of every prefill engine with `d`, for a turn of which none holds pages."""
     rows, side = state.prefill, state.prefill.side
     n, page = turn.cached_pages or 0, turn.page_size
-    computes = max(1, turn.prompt_tokens - n * page)
-    return EachPrefill(
-        plans=side.plans,
-        read_all=(rows.store_queue + n * page) / side.store_rate,
-        per_page=page / side.store_rate,
-        pull_none=rows.peer_queue / side.peer_rate + state.view.profile.pull_fixed_s,
-        pull_page=page / side.peer_rate,
-        backlog=rows.work / side.compute_rate,
-        compute=computes / side.compute_rate,
-        silence=state.silence[0],
-    )
-
-
-def each_decode(state: Pass, turn: TurnView) -> EachDecode:
-    rows, side, page = state.decode, state.decode.side, turn.page_size
-    room = np.floor(np.maximum(0.0, rows.loadable) / max(1, page))
-    return EachDecode(
-        plans=side.plans,
-        d=0,
-        read_none=rows.store_queue / side.store_rate,
-        per_page=page / side.store_rate,
-        most=np.minimum(room, turn.cached_pages or 0),
-        silence=state.silence[1],
-    )
-
-
-def ttft_columns(n: int, p: PrefillOffer | EachPrefill, d: DecodeOffer | EachDecode) -> Amounts:
-    """`ttft_seconds` of every engine of one role with one of the other; P holds no pages."""
-    least, most, where = np.minimum, np.maximum, np.where
-    load: Any = 0.0
+    seconds: Amounts = rows.work / side.compute_rate
     if n > 0:
-        k: Any = most((p.read_all - d.read_none) / (p.per_page + d.per_page), d.d)
-        k = least(k, (p.read_all - p.pull_none) / (p.per_page + p.pull_page))
-        k = least(most(k, 0.0), d.most)
-        k = where(np.logical_and(p.plans, d.plans), k, 0.0)
-        load = where(k < n, p.read_all - p.per_page * k, 0.0)
-        load = most(load, where(k > d.d, d.read_none + d.per_page * k, 0.0))
-        load = most(load, where(k > 0, p.pull_none + p.pull_page * k, 0.0))
-    seconds: Amounts = most(load, p.backlog) + p.compute + most(p.silence, d.silence)
+        seconds = np.maximum(seconds, _load_of_each(state, n, page, d))
+    seconds += max(1, turn.prompt_tokens - n * page) / side.compute_rate
+    seconds += np.maximum(state.silence[0], d.silence)
     return seconds
+
+
+def _load_of_each(state: Pass, n: int, page: int, d: DecodeOffer) -> Amounts:
+    rows, side = state.prefill, state.prefill.side
+    read_all, per_page = (rows.store_queue + n * page) / side.store_rate, page / side.store_rate
+    pull_none = rows.peer_queue / side.peer_rate + state.view.profile.pull_fixed_s
+    pull_page = page / side.peer_rate
+    k = np.maximum((read_all - d.read_none) / (per_page + d.per_page), d.d)
+    np.minimum(k, (read_all - pull_none) / (per_page + pull_page), out=k)
+    k.clip(0.0, d.most, out=k)
+    k *= side.plans & d.plans
+    load: Amounts = (read_all - per_page * k) * (k < n)
+    np.maximum(load, (d.read_none + d.per_page * k) * (k > d.d), out=load)
+    np.maximum(load, (pull_none + pull_page * k) * (k > 0), out=load)
+    return load

@@ -24,11 +24,6 @@ def good_enough(least: float) -> float:
     return least * (1 + TIE_PART) + TIE_S
 
 
-def least(seconds: Amounts, marked: Flags) -> int:
-    """The first marked row with the least seconds; 0 where none is marked."""
-    return int(np.where(marked, seconds, np.inf).argmin())
-
-
 class Shortlist:
     """rows: at most `size` of those marked, best first.
 
@@ -37,7 +32,6 @@ class Shortlist:
     """
 
     def __init__(self, seconds: Amounts, tok: Amounts, marked: Flags, size: int) -> None:
-        self.marked = marked
         seconds = np.where(marked, seconds, np.inf)
         self._equal = good_enough(float(seconds.min(initial=np.inf)))
         keys = np.maximum(seconds, self._equal) + tok * TOKEN_S + np.arange(len(tok)) * ROW_S

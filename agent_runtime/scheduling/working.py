@@ -13,14 +13,15 @@ S = TypeVar("S", bound=Side)
 
 
 class Rows(Generic[S]):
-    """open: healthy, and not kept free for another turn."""
+    """open: healthy, and not kept free for another turn. The columns are the view's until the first
+    placement is charged."""
 
     def __init__(self, side: S) -> None:
         self.side = side
         self.open = side.up.copy()
-        self.seq, self.tok = side.seq.copy(), side.tok.copy()
-        self.work, self.store_queue = side.work.copy(), side.store_queue.copy()
-        self.loadable, self.free = side.loadable.copy(), side.free.copy()
+        self.seq, self.tok = side.seq, side.tok
+        self.work, self.store_queue = side.work, side.store_queue
+        self.loadable, self.free = side.loadable, side.free
 
     def with_room(self, turn: TurnView) -> Flags:
         """Open, and the device pool has room for prompt and output."""
@@ -35,7 +36,15 @@ class Rows(Generic[S]):
         """Of the marked engines the one with the fewest tokens, then the first."""
         return int(np.where(marked, self.tok, np.inf).argmin())
 
+    def own(self) -> None:
+        """Copies what is the view's, before something is written."""
+        if self.tok is self.side.tok:
+            self.seq, self.tok = self.seq.copy(), self.tok.copy()
+            self.work, self.store_queue = self.work.copy(), self.store_queue.copy()
+            self.loadable, self.free = self.loadable.copy(), self.free.copy()
+
     def charge_plain(self, i: int, turn: TurnView, computes: int) -> None:
+        self.own()
         self.seq[i] += 1
         self.tok[i] += turn.prompt_tokens
         self.work[i] += computes
@@ -45,7 +54,12 @@ class Rows(Generic[S]):
 class PrefillRows(Rows[PrefillSide]):
     def __init__(self, side: PrefillSide) -> None:
         super().__init__(side)
-        self.peer_queue = side.peer_queue.copy()
+        self.peer_queue = side.peer_queue
+
+    def own(self) -> None:
+        super().own()
+        if self.peer_queue is self.side.peer_queue:
+            self.peer_queue = self.peer_queue.copy()
 
     def with_room(self, turn: TurnView) -> Flags:
         """Open, and the prefetch share has room for what the turn's plan loads: at most all of the
@@ -67,6 +81,7 @@ class PrefillRows(Rows[PrefillSide]):
         return bool(self.open[i]) and (need <= room or float(self.side.load_limit[i]) <= room)
 
     def charge(self, i: int, turn: TurnView, moved: Moves) -> None:
+        self.own()
         self.seq[i] += 1
         self.tok[i] += turn.prompt_tokens
         self.work[i] += moved.computes
@@ -85,6 +100,7 @@ class DecodeRows(Rows[DecodeSide]):
         return min(n, held + max(0, int(room // turn.page_size)))
 
     def charge(self, i: int, turn: TurnView, moved: Moves) -> None:
+        self.own()
         self.seq[i] += 1
         self.tok[i] += turn.prompt_tokens
         self.store_queue[i] += moved.decode_reads

@@ -18,10 +18,10 @@ from agent_runtime.scheduling.passes import Pass
 from agent_runtime.scheduling.placement import Placed, Waiting
 from agent_runtime.scheduling.predict import (
     decode_offer,
-    each_decode,
-    each_prefill,
+    each_half_read,
+    half_read,
     prefill_offer,
-    ttft_columns,
+    ttft_of_each_prefill,
     ttft_seconds,
 )
 from agent_runtime.scheduling.profile import Profile
@@ -136,12 +136,9 @@ def test_all_engines_at_once_are_each_of_them(engines: list[Engine], queue: list
         d_offers = [decode_offer(state, one, j) for j in range(len(state.decode.side))]
         for d_offer in d_offers:
             each = [ttft_seconds(n, p_offer, d_offer) for p_offer in p_offers]
-            at_once = ttft_columns(n, each_prefill(state, one), d_offer)
-            assert np.allclose(at_once, each, rtol=1e-12)
-        for p_offer in p_offers:
-            each = [ttft_seconds(n, p_offer, d_offer) for d_offer in d_offers]
-            at_once = ttft_columns(n, p_offer, each_decode(state, one))
-            assert np.allclose(at_once, each, rtol=1e-12)
+            assert np.allclose(ttft_of_each_prefill(state, one, d_offer), each, rtol=1e-12)
+        each = [half_read(n, d_offer) for d_offer in d_offers]
+        assert np.allclose(each_half_read(state, one), each, rtol=1e-12)
 
 
 @given(clusters, st.integers(0, 200), st.integers(0, 200), st.integers(0, 200))
