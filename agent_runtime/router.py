@@ -74,6 +74,7 @@ class Router:
             clock=self._clock,
             rng=self.rng,
             known_ttl_s=self.config.known_pages_ttl_s,
+            timeout_s=self.config.store_timeout_s,
             deadline_s=self.config.plan_deadline_s,
         )
         limits = Limits(

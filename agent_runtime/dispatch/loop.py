@@ -77,6 +77,7 @@ class PlacementLoop:
         self._config = config
         self._waiting: dict[RequestId, _Waiting] = {}
         self._cursor = START
+        self._infos: Mapping[EngineId, EngineInfo | None] | None = None
 
     @property
     def inflight(self) -> int:
@@ -121,9 +122,12 @@ class PlacementLoop:
         finally:
             timer.cancel()
 
-    def infos(self) -> dict[EngineId, EngineInfo | None]:
-        """What the healthy engines publish of themselves."""
-        return {name: state.info for name, state in self.engines.items() if state.healthy}
+    def infos(self) -> Mapping[EngineId, EngineInfo | None]:
+        """What the healthy engines publish of themselves; another object when that has changed."""
+        if self._infos is None:
+            up = [(name, state) for name, state in self.engines.items() if state.healthy]
+            self._infos = {name: state.info for name, state in up}
+        return self._infos
 
     def loaded(self, request_id: RequestId) -> None:
         """The turn's cached prefix is in place: its first token is here. Twice does no harm."""
@@ -138,6 +142,8 @@ class PlacementLoop:
 
     def report_health(self, name: EngineId, healthy: bool, detail: str) -> None:
         state = self.engines[name]
+        if state.healthy != healthy:
+            self._infos = None
         state.healthy, state.detail = healthy, detail
         self._fleet.set_up(Rank(name), healthy)
         if not healthy:  # it may come back with other settings
@@ -177,6 +183,7 @@ class PlacementLoop:
         )
 
     def _tell_fleet(self, name: EngineId, info: EngineInfo | None) -> None:
+        self._infos = None
         kv_bytes = 0 if info is None else info.kv_bytes_per_token
         self._fleet.set_plans(Rank(name), info is not None, kv_bytes)
         self._fleet.set_namespace(Rank(name), "" if info is None else info.fingerprint)

@@ -9,13 +9,16 @@ answer), the turn runs without a plan, and the reason stands in its placement.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
+import weakref
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent_runtime.planning.existence import Existence
+from agent_runtime.planning.chain import prompt_chain
+from agent_runtime.planning.existence import NOTHING, Existence, Known
 from agent_runtime.planning.plan_fleet import PlanFleet, plan_fleet
 from agent_runtime.planning.store_admin import Objects
 from agent_runtime.scheduling.placement import Placed
@@ -24,7 +27,7 @@ from dualpath_sglang.contract.clock import Clock
 from dualpath_sglang.contract.engine_info import EngineInfo
 from dualpath_sglang.contract.errors import StoreFailure
 from dualpath_sglang.contract.ids import EngineId
-from dualpath_sglang.contract.pages import KeyLayout, PageHasher
+from dualpath_sglang.contract.pages import KeyLayout
 from dualpath_sglang.contract.plan import Plan
 
 log = logging.getLogger("dualpath.planning")
@@ -56,7 +59,8 @@ class Cached:
 
 
 class Planner:
-    """`infos`: of the healthy engines, as they are now. `objects` null: no store to ask."""
+    """`infos`: of the healthy engines, as they are now; the same object until something changes.
+    `objects` null: no store to ask."""
 
     def __init__(
         self,
@@ -66,15 +70,21 @@ class Planner:
         clock: Clock,
         rng: random.Random,
         known_ttl_s: float,
+        timeout_s: float,
         deadline_s: float,
     ) -> None:
+        """timeout_s: for all questions of one look-up. deadline_s: of the plans."""
         self._infos = infos
         self._objects = objects
         self._clock = clock
         self._rng = rng
         self._known_ttl_s = known_ttl_s
+        self._timeout_s = timeout_s
         self._deadline_ms = max(1, round(deadline_s * 1000))
         self._existence: Existence | None = None
+        self._known: weakref.WeakKeyDictionary[Session, Known] = weakref.WeakKeyDictionary()
+        self._fleet_of: Mapping[EngineId, EngineInfo | None] = {}
+        self._fleet: PlanFleet | str = plan_fleet({})
         self._paused_until = 0.0
         self._said = ""
 
@@ -83,19 +93,23 @@ class Planner:
         store's sake."""
         if self._objects is None:
             return Cached(None, "the router knows no store to ask")
-        fleet = plan_fleet(self._infos())
+        fleet = self._plan_fleet()
         if isinstance(fleet, str):
             return self._unknown(fleet)
         if self._clock.now() < self._paused_until:
             return Cached(None, "the store's master did not answer a moment ago")
-        hashes = prompt_hashes(session, kept, prompt, fleet.layout.page_size)
+        existence = self._asked(fleet.layout)
+        chain = prompt_chain(session, kept, prompt, fleet.layout.page_size)
         try:
-            pages = await self._asked(fleet.layout).longest_prefix(hashes)
+            async with asyncio.timeout(self._timeout_s):
+                known = await existence.longest_prefix(chain, self._known.get(session, NOTHING))
+        except TimeoutError:
+            return self._gone(f"the store's master: no answer in {self._timeout_s:g} s")
         except StoreFailure as error:
-            self._paused_until = self._clock.now() + STORE_PAUSE_S
-            return self._unknown(error.message)
+            return self._gone(error.message)
+        self._known[session] = known
         self._said = ""
-        return Cached(pages, fleet=fleet)
+        return Cached(known.pages, fleet=fleet)
 
     def plan(self, placed: Placed, cached: Cached) -> Plan | None:
         """The message for a placed turn; None where the placement has no split or there is
@@ -115,6 +129,13 @@ class Planner:
             fingerprint=fleet.fingerprint,
         )
 
+    def _plan_fleet(self) -> PlanFleet | str:
+        """Made anew when the engines say something new, not for every turn."""
+        infos = self._infos()
+        if infos is not self._fleet_of:
+            self._fleet_of, self._fleet = infos, plan_fleet(infos)
+        return self._fleet
+
     def _asked(self, layout: KeyLayout) -> Existence:
         """Where this layout's pages are asked for; a new layout starts with nothing known."""
         assert self._objects is not None
@@ -126,28 +147,15 @@ class Planner:
                 ttl_s=self._known_ttl_s,
                 max_known=MAX_KNOWN_PAGES,
             )
+            self._known.clear()
         return self._existence
+
+    def _gone(self, why: str) -> Cached:
+        self._paused_until = self._clock.now() + STORE_PAUSE_S
+        return self._unknown(why)
 
     def _unknown(self, why: str) -> Cached:
         if why != self._said:
             log.warning("no plans: %s", why)
             self._said = why
         return Cached(None, why)
-
-
-def prompt_hashes(
-    session: Session, kept: int, prompt: array[int], page_size: int
-) -> tuple[str, ...]:
-    """Hashes of the prompt's pages that can be loaded: all full ones but the last token's.
-
-    The session keeps the hashes of its history, so a turn hashes what the last one added and what
-    this one appends.
-    """
-    if session.pages is None or session.pages.page_size != page_size:
-        session.pages = PageHasher(page_size)
-    session.pages.extend(session.tokens)
-    # The turn may fail, so what it appends is hashed beside the history and not into it.
-    hasher = session.pages.fork(kept)
-    loadable = (len(prompt) - 1) // page_size
-    hasher.extend(prompt[: loadable * page_size])
-    return hasher.hashes(0, loadable)

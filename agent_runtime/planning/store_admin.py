@@ -3,8 +3,8 @@
     GET /batch_query_keys?keys=a,b  ->  {"success": true, "data": {"a": {"ok": true, ...}, ...}}
 
 Master 0.3.13 lists an object as ok once a complete replica is mounted; asking does not renew its
-lease. Measured on loopback: 0.2 ms + 1.6 us per key at the master, 2 us per key here; a query of
-290 kB (4096 keys) is taken. Keys are percent-encoded, but the list is split after decoding, so a
+lease. Measured on loopback: 0.2 ms + 1.6 us per key at the master, 2 us per key here.
+Keys are percent-encoded, but the list is split after decoding, so a
 key with a comma cannot be asked for.
 """
 
@@ -20,8 +20,9 @@ from yarl import URL
 
 from dualpath_sglang.contract.errors import StoreFailure
 
-MAX_KEYS = 1024
-"""Objects per query: 75 kB of query, 280 kB of answer, about 1 ms to parse."""
+MAX_KEYS = 8192
+"""Objects per query: 64k tokens in pages of 16, K and V apart. 600 kB of query, 1.6 MB of answer,
+45 ms in all; the master takes four times that in one query, and answers one after the other."""
 
 
 class Objects(Protocol):

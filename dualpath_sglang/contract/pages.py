@@ -12,7 +12,6 @@ publishes them as a `KeyLayout`.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import sys
 from array import array
@@ -59,21 +58,26 @@ class PageHasher:
     def pages(self) -> int:
         return len(self._digests) // _DIGEST
 
-    def hashes(self, first: int = 0, last: int | None = None) -> tuple[str, ...]:
+    def hashes(self, first: int = 0, last: int | None = None) -> list[str]:
         """Of the pages [first, last), in hexadecimal as the store's keys have them."""
         end = self.pages if last is None else min(last, self.pages)
         digests = self._digests
-        return tuple(digests[i * _DIGEST : (i + 1) * _DIGEST].hex() for i in range(first, end))
+        return [digests[i * _DIGEST : (i + 1) * _DIGEST].hex() for i in range(first, end)]
 
     def keep(self, tokens: int) -> None:
         """Forget every page that does not lie whole within the first `tokens` tokens."""
         del self._digests[max(0, tokens) // self.page_size * _DIGEST :]
 
-    def fork(self, tokens: int) -> PageHasher:
-        """Another hasher that knows the pages of the first `tokens` tokens and goes its own way."""
-        other = copy.copy(self)
-        other._digests = self._digests[: max(0, tokens) // self.page_size * _DIGEST]
-        return other
+    def following(self, tokens: Sequence[int], first: int, last: int) -> list[str]:
+        """Of the pages [first, last) of `tokens`, whose pages before `first` are this one's; they
+        are not kept."""
+        size = self.page_size
+        digest = bytes(self._digests[max(0, first - 1) * _DIGEST : first * _DIGEST])
+        found: list[str] = []
+        for start in range(first * size, last * size, size):
+            digest = hashlib.sha256(digest + _bytes(tokens[start : start + size])).digest()
+            found.append(digest.hex())
+        return found
 
     def extend(self, tokens: Sequence[int]) -> None:
         """`tokens`: the whole sequence. Hashes the full pages that are not hashed yet; the pages
@@ -85,7 +89,7 @@ class PageHasher:
             self._digests += last
 
 
-def page_hashes(tokens: Sequence[int], page_size: int) -> tuple[str, ...]:
+def page_hashes(tokens: Sequence[int], page_size: int) -> list[str]:
     """The hashes of all full pages of `tokens`, first page first."""
     hasher = PageHasher(page_size)
     hasher.extend(tokens)

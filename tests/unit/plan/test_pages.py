@@ -44,17 +44,16 @@ def test_only_appended_pages_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None
     assert packed == [16]
 
 
-def test_a_fork_goes_its_own_way() -> None:
+def test_what_follows_is_hashed_and_not_kept() -> None:
     history = list(range(100))
     hasher = PageHasher(16)
     hasher.extend(history)
-    fork = hasher.fork(50)
-    assert fork.hashes() == hasher.hashes(0, 3)
-    fork.extend([*history[:50], *range(900, 970)])
-    assert fork.hashes() == page_hashes([*history[:50], *range(900, 970)], 16)
+    other = [*history[:50], *range(900, 970)]
+    assert hasher.following(other, 3, 7) == page_hashes(other, 16)[3:7]
+    assert hasher.following(other, 0, 2) == page_hashes(other, 16)[:2]
+    assert hasher.following(other, 3, 3) == []
     assert hasher.hashes() == page_hashes(history, 16)
     assert hasher.hashes(4) == hasher.hashes()[4:]
-    assert hasher.fork(-1).pages == 0
 
 
 @given(token_lists.filter(lambda t: len(t) >= 8), st.integers(0, 7))

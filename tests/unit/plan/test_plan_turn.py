@@ -81,7 +81,13 @@ class Router:
             SqliteStore(":memory:"), max_sessions=9, max_loaded=9, wall_time=lambda: 0.0
         )
         planner = Planner(
-            self.loop.infos, store, clock=clock, rng=rng, known_ttl_s=3.0, deadline_s=8.0
+            self.loop.infos,
+            store,
+            clock=clock,
+            rng=rng,
+            known_ttl_s=3.0,
+            timeout_s=1.0,
+            deadline_s=8.0,
         )
         clients: Any = self.stubs
         self.pipeline = Pipeline(

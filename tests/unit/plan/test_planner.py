@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from array import array
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from agent_runtime.planning.chain import prompt_chain
 from agent_runtime.planning.plan_fleet import PlanFleet, plan_fleet
-from agent_runtime.planning.planner import Planner, prompt_hashes
+from agent_runtime.planning.planner import Infos, Planner
 from agent_runtime.scheduling.placement import Placed
 from agent_runtime.trajectory.model import (
     PlacementRecord,
@@ -53,12 +55,14 @@ class SetStore:
         self.keys: set[str] = set()
         self.broken = False
         self.queries = 0
+        self.asked = 0
 
     def hold(self, tokens: Sequence[int]) -> None:
         self.keys |= {key for page in page_hashes(tokens, 16) for key in LAYOUT.object_keys(page)}
 
     async def exist(self, keys: Sequence[str]) -> list[bool]:
         self.queries += 1
+        self.asked += len(keys)
         if self.broken:
             raise StoreFailure("the store's master is gone (stub)")
         return [key in self.keys for key in keys]
@@ -66,15 +70,16 @@ class SetStore:
 
 def make_planner(
     store: SetStore | None,
-    fleet: Mapping[EngineId, EngineInfo | None] = FLEET,
+    infos: Infos = lambda: FLEET,
     clock: ManualClock | None = None,
 ) -> Planner:
     return Planner(
-        lambda: fleet,
+        infos,
         store,
         clock=clock or ManualClock(),
         rng=random.Random(3),
         known_ttl_s=3.0,
+        timeout_s=0.2,
         deadline_s=8.0,
     )
 
@@ -133,7 +138,7 @@ async def test_no_plan_without_store_plugin_or_answer() -> None:
     session, prompt, store, clock = new_session(), pack(range(100)), SetStore(), ManualClock()
     bare = await make_planner(None).look_up(session, 0, prompt)
     assert (bare.pages, bare.why) == (None, "the router knows no store to ask")
-    plain = await make_planner(store, {P0: None, D0: None}).look_up(session, 0, prompt)
+    plain = await make_planner(store, lambda: {P0: None, D0: None}).look_up(session, 0, prompt)
     assert plain.why == "no prefill engine publishes what a plan needs"
     assert store.queries == 0
     planner = make_planner(store, clock=clock)
@@ -152,7 +157,7 @@ async def test_engines_restarted_with_other_keys_start_from_nothing() -> None:
     fleet = dict(FLEET)
     store = SetStore()
     store.hold(range(160))
-    planner = make_planner(store, fleet)
+    planner = make_planner(store, lambda: dict(fleet))
     prompt = pack(range(161))
     assert (await planner.look_up(new_session(), 0, prompt)).pages == 10
     other = replace(LAYOUT, prefix="other_")
@@ -204,7 +209,7 @@ def test_the_group_that_serves_more_turns_at_once_is_planned_for() -> None:
 async def test_a_pair_of_another_group_gets_no_plan() -> None:
     store = SetStore()
     store.hold(range(640))
-    planner = make_planner(store, {**FLEET, D1: other(D1)})
+    planner = make_planner(store, lambda: {**FLEET, D1: other(D1)})
     cached = await planner.look_up(new_session(), 0, pack(range(1000)))
     assert (cached.pages, cached.namespace) == (40, "f" * 16)
     assert planner.plan(placed(15, D0), cached) is not None
@@ -246,8 +251,13 @@ def test_hashes_are_right_through_cuts_failures_and_unplanned_turns(
         kept = min(cut, len(session.tokens))
         prompt = session.tokens[:kept] + pack(new)
         if planned:
-            loadable = (len(prompt) - 1) // 16
-            assert prompt_hashes(session, kept, prompt, 16) == page_hashes(prompt, 16)[:loadable]
+            expected = page_hashes(prompt, 16)[: (len(prompt) - 1) // 16]
+            chain = prompt_chain(session, kept, prompt, 16)
+            assert len(chain) == len(expected)
+            assert chain.kept <= kept // 16
+            middle = len(chain) // 2
+            assert chain.hashes(0, middle) + chain.hashes(middle, len(chain)) == expected
+            assert chain.hashes(middle, len(chain)) == expected[middle:]
         if succeeds:
             commit(session, kept, new, [1, 2, 3])
 
@@ -265,7 +275,69 @@ def test_a_turn_hashes_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(pages, "_bytes", counting)
     session = new_session()
     commit(session, 0, range(16_000))
-    prompt_hashes(session, 16_000, session.tokens + array("I", range(40)), 16)
-    hashed.clear()
-    prompt_hashes(session, 16_000, session.tokens + array("I", range(40)), 16)
+    for _ in range(2):
+        hashed.clear()
+        chain = prompt_chain(session, 16_000, session.tokens + array("I", range(40)), 16)
+        assert len(chain.hashes(999, 1002)) == 3
     assert sum(hashed) == 32
+
+
+async def test_a_known_prompt_costs_what_is_new_however_long_it_is() -> None:
+    """Of 1000 pages that were seen a moment ago only the last is asked for again."""
+    store = SetStore()
+    planner = make_planner(store)
+    session = new_session()
+    store.hold(range(16_200))
+    commit(session, 0, range(16_000))
+    prompt = session.tokens + array("I", range(16_000, 16_040))
+    assert (await planner.look_up(session, 16_000, prompt)).pages == 1002
+    store.queries, store.asked = 0, 0
+    commit(session, 16_000, range(16_000, 16_040))
+    again = session.tokens + array("I", range(16_040, 16_100))
+    assert (await planner.look_up(session, 16_040, again)).pages == 1006
+    assert (store.queries, store.asked) == (1, 5 * len(LAYOUT.suffixes))
+
+
+async def test_what_is_known_of_a_history_ends_where_the_history_was_cut() -> None:
+    store = SetStore()
+    planner = make_planner(store)
+    session = new_session()
+    store.hold(range(1600))
+    commit(session, 0, range(1600))
+    assert (await planner.look_up(session, 1600, session.tokens + array("I", [1]))).pages == 100
+    other = array("I", [*range(800), *range(5000, 5900)])
+    assert (await planner.look_up(session, 800, other)).pages == 50
+    commit(session, 800, range(5000, 5900))
+    assert (await planner.look_up(session, 1700, session.tokens + array("I", [1]))).pages == 50
+    store.hold(other)
+    assert (await planner.look_up(session, 1700, session.tokens + array("I", [1]))).pages == 106
+
+
+async def test_one_deadline_for_all_questions_of_a_look_up() -> None:
+    class Slow(SetStore):
+        async def exist(self, keys: Sequence[str]) -> list[bool]:
+            await asyncio.sleep(0.15)
+            return await super().exist(keys)
+
+    store = Slow()
+    store.hold(range(16 * 100))
+    planner = make_planner(store)
+    cached = await planner.look_up(new_session(), 0, pack(range(1601)))
+    assert (cached.pages, cached.why) == (None, "the store's master: no answer in 0.2 s")
+    assert "a moment ago" in (await planner.look_up(new_session(), 0, pack(range(99)))).why
+
+
+async def test_the_fleet_is_looked_at_when_the_engines_say_something_new() -> None:
+    store = SetStore()
+    store.hold(range(64))
+    fleets: list[Mapping[EngineId, EngineInfo | None]] = [FLEET, {P0: info("prefill")}, FLEET]
+    planner = Planner(
+        lambda: fleets[0], store, clock=ManualClock(), rng=random.Random(3),
+        known_ttl_s=3.0, timeout_s=1.0, deadline_s=8.0,
+    )  # fmt: skip
+    prompt = pack(range(65))
+    assert (await planner.look_up(new_session(), 0, prompt)).pages == 4
+    fleets.pop(0)
+    assert (await planner.look_up(new_session(), 0, prompt)).pages is None
+    fleets.pop(0)
+    assert (await planner.look_up(new_session(), 0, prompt)).pages == 4

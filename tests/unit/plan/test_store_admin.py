@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from chains import Listed
 
 from agent_runtime.planning.existence import Existence
 from agent_runtime.planning.store_admin import MAX_KEYS, StoreAdmin
@@ -167,13 +168,15 @@ async def test_real_master_long_queries_holes_and_odd_names(master: tuple[Writer
             assert writer.order("put", key) == 0
     async with aiohttp.ClientSession() as http:
         admin = StoreAdmin(http, url, timeout_s=5.0)
-        keys = [key for page in hashes for key in LAYOUT.object_keys(page)][:MAX_KEYS]
-        assert await admin.exist(keys) == [True] * MAX_KEYS
+        keys = [key for page in stored for key in LAYOUT.object_keys(page)]
+        missing = [f"missing_{i}" for i in range(MAX_KEYS - len(keys))]
+        found = await admin.exist(keys + missing)
+        assert found == [True] * len(keys) + [False] * len(missing)
         existence = Existence(admin, LAYOUT, clock=ManualClock(), ttl_s=3.0, max_known=10_000)
-        assert await existence.longest_prefix(hashes) == 650
+        assert (await existence.longest_prefix(Listed(hashes))).pages == 650
         writer.order("remove", LAYOUT.object_keys(hashes[77])[1])
         fresh = Existence(admin, LAYOUT, clock=ManualClock(), ttl_s=3.0, max_known=10_000)
-        assert await fresh.longest_prefix(hashes) == 77
+        assert (await fresh.longest_prefix(Listed(hashes))).pages == 77
 
 
 def free_port() -> int:
