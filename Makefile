@@ -15,7 +15,7 @@ UV_INSTALL := $(BIN)/uv pip install $(LINKS) $(INDEX)
 UV := $(UV_INSTALL) --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup system demo test test-full bench-rig bench-rig-full check check-sglang format clean
+.PHONY: help setup system demo test test-full bench-rig bench-rig-full bench-scheduler check check-sglang format clean
 
 help:
 	@echo "make demo        set up, then serve and check a batch of agent sessions on real engines"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-full   everything else too, in resumable parts"
 	@echo "make bench-rig   two-network benchmark: 1P1D and 1P2D, < 50 minutes, needs root"
 	@echo "make bench-rig-full   all of it 3 times; goes on where it was stopped"
+	@echo "make bench-scheduler   placements a second at 1,152 engines, and the planning step; 2 minutes"
 	@echo "make check       ruff, mypy"
 	@echo "make check-sglang VERSION=x   what would break with another release of SGLang"
 	@echo "make setup       only the set-up: system packages and $(VENV)"
@@ -112,6 +113,9 @@ part-rig: setup
 
 bench-rig: setup
 	$(BIN)/python -m benchmarks.rig run --preset standard --out out/rig $(RIG)
+
+bench-scheduler: setup
+	$(BIN)/python -m benchmarks.scheduler --out out/scheduler
 
 bench-rig-full: setup
 	$(BIN)/python -m benchmarks.rig run --preset full --out out/rig $(RIG)
