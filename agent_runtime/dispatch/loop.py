@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from agent_runtime.config import EngineEndpoint, Role, RouterConfig
+from agent_runtime.dispatch.past import Past
 from agent_runtime.scheduling.baselines import round_robin
 from agent_runtime.scheduling.fleet import Fleet
 from agent_runtime.scheduling.pairing import lacking
@@ -24,6 +25,7 @@ from agent_runtime.scheduling.placement import Decision, Placed, Policy, Refused
 from agent_runtime.scheduling.view import START, ClusterView, EngineFacts, Rank, TurnView
 from dualpath_sglang.contract.clock import Clock
 from dualpath_sglang.contract.engine_info import EngineInfo
+from dualpath_sglang.contract.engine_report import EngineReport
 from dualpath_sglang.contract.errors import Internal, Saturated
 from dualpath_sglang.contract.ids import EngineId, RequestId
 
@@ -68,9 +70,9 @@ class PlacementLoop:
     ) -> None:
         self.engines = {name: EngineState(endpoint) for name, endpoint in fleet.items()}
         self.policy_failures = 0
-        self._fleet = Fleet(
-            [EngineFacts(Rank(name), endpoint.role) for name, endpoint in fleet.items()]
-        )
+        ranks = [EngineFacts(Rank(name), endpoint.role) for name, endpoint in fleet.items()]
+        self.past = Past(facts.rank for facts in ranks)
+        self._fleet = Fleet(ranks)
         self._policy = policy
         self._clock = clock
         self._rng = rng
@@ -146,7 +148,8 @@ class PlacementLoop:
             self._infos = None
         state.healthy, state.detail = healthy, detail
         self._fleet.set_up(Rank(name), healthy)
-        if not healthy:  # it may come back with other settings
+        if not healthy:  # it may come back with other settings, and with nothing in memory
+            self.past.emptied(Rank(name))
             state.learned, state.info = False, None
             self._tell_fleet(name, None)
         # Also without a change: time has passed for turns that wait for an engine to come back.
@@ -163,6 +166,13 @@ class PlacementLoop:
             self._tell_fleet(name, info)
             self._pass()
 
+    def report(self, rank: Rank, report: EngineReport) -> None:
+        """What an engine says of its load; its group fetches."""
+        group = self._fleet.report(rank, report, self._clock.now())
+        if group is not None:
+            self.past.reported(rank, report.memory)
+            self._pass(group)
+
     def missing_roles(self) -> tuple[Role, ...]:
         """Roles without any healthy engine; empty: turns can be served."""
         roles = {state.endpoint.role for state in self.engines.values()}
@@ -174,12 +184,13 @@ class PlacementLoop:
         """Why no turn can be served, in words; empty where they can."""
         return lacking(self.view())
 
-    def view(self) -> ClusterView:
+    def view(self, fetching: int | None = None) -> ClusterView:
         return self._fleet.view(
             max_inflight=self._config.max_inflight,
             no_engine_wait_s=self._config.no_engine_wait_s,
             cursor=self._cursor,
             split_policy=self._config.split_policy,
+            fetching=fetching,
         )
 
     def _tell_fleet(self, name: EngineId, info: EngineInfo | None) -> None:
@@ -188,19 +199,19 @@ class PlacementLoop:
         self._fleet.set_plans(Rank(name), info is not None, kv_bytes)
         self._fleet.set_namespace(Rank(name), "" if info is None else info.fingerprint)
 
-    def _pass(self) -> None:
+    def _pass(self, fetching: int | None = None) -> None:
         settled = True
         while settled and self._waiting:
             turns = [entry.turn for entry in islice(self._waiting.values(), PASS_TURNS)]
             more = len(self._waiting) > len(turns)
-            decisions = self._decide(turns)
+            decisions = self._decide(turns, fetching)
             for decision in decisions:
                 self._apply(decision)
             settled = more and any(isinstance(d, Placed | Refused) for d in decisions)
 
-    def _decide(self, turns: Sequence[TurnView]) -> list[Decision]:
+    def _decide(self, turns: Sequence[TurnView], fetching: int | None) -> list[Decision]:
         """A policy that fails costs nobody a turn: round robin takes over for this pass."""
-        view, now = self.view(), self._clock.now()
+        view, now = self.view(fetching), self._clock.now()
         for policy in (self._policy, round_robin):
             try:
                 decisions = policy(view, turns, now, self._rng)

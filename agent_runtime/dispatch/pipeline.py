@@ -41,6 +41,9 @@ from dualpath_sglang.contract.ids import RequestId
 from dualpath_sglang.contract.plan import to_kv_hints
 
 DECODE_OUTPUT_TIMEOUT_S = 2.0
+OUTPUT_RESERVE = 512
+"""KV tokens that a decode engine keeps free for what a turn generates, at most (SGLang's
+`num_reserved_decode_tokens`)."""
 
 
 @dataclass
@@ -155,6 +158,7 @@ class Pipeline:
         limit = self._limits.max_new_tokens(prompt, rendered.input, sampling.max_new_tokens)
         turn.progress.reading = self._reading(prompt, sampling)
         cached = await self._planner.look_up(turn.session, rendered.kept, prompt)
+        past = self._loop.past.of(turn.session.head.name, rendered.kept, cached.page_size)
         view = TurnView(
             turn.id,
             len(prompt),
@@ -164,6 +168,10 @@ class Pipeline:
             page_size=cached.page_size,
             no_plan=cached.why,
             namespace=cached.namespace,
+            output_tokens=min(limit, OUTPUT_RESERVE),
+            held=past.held,
+            prefill=past.prefill,
+            decode=past.decode,
         )
         placed = await self._loop.place(view)
         plan = self._planner.plan(placed, cached)
@@ -213,6 +221,14 @@ class Pipeline:
                     chat = await decode_output(record.chat, record.output, self._renderer)
                     record = replace(record, chat=chat)
         await self._sessions.commit(turn.session, record)
+        assert turn.progress.placed is not None
+        self._loop.past.ended(
+            turn.session.head.name,
+            turn.progress.placed,
+            record.kept,
+            record.prompt_tokens,
+            len(record.output),
+        )
         return record
 
     def _record(self, turn: _Turn) -> TurnRecord:

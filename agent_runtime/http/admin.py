@@ -11,6 +11,7 @@ from fastapi import APIRouter, Response
 from agent_runtime.http.access import for_admins, for_clients
 from agent_runtime.http.metrics import CONTENT_TYPE, exposition
 from agent_runtime.router import Router
+from agent_runtime.scheduling.view import Rank
 from dualpath_sglang.contract.errors import EngineFailure
 
 
@@ -71,6 +72,8 @@ def admin_routes(router: Router) -> APIRouter:
         """Every engine's own caches, not the store. 502 if one refuses; the others have done it."""
         clients = list(router.engines.clients.values())
         done = await asyncio.gather(*(c.flush() for c in clients), return_exceptions=True)
+        for name in router.engines.clients:
+            router.loop.past.emptied(Rank(name))
         failed = [outcome for outcome in done if isinstance(outcome, BaseException)]
         if failed:
             raise EngineFailure("; ".join(str(error) for error in failed))
