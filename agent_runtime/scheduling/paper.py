@@ -54,7 +54,8 @@ class _Paper:
         group = groups.of_turn[turn.id]
         late = turn.overtaken >= MAX_OVERTAKEN
         if late:
-            group = next(iter(groups.with_room(turn)), group)
+            found = groups.with_room(turn)
+            group = group if found is None else found
         elif group in groups.ended or self._d_group not in (None, group):
             return Wait(f"in the queue of decode group {group}", group)
         d = groups.choose(turn, group)
