@@ -108,11 +108,14 @@ def ttft_with_each(n: int, p: PrefillOffer, decodes: Sequence[DecodeOffer]) -> l
     here.
     """
     _, _, plans, held, read_all, per_page, pull_none, pull_page, backlog, compute, silent = p
-    alone = read_all - per_page * held if n > held else 0.0
+    made: list[float] = []
+    if n <= held:  # nothing to load
+        ready = backlog + compute
+        return [ready + (silent if silent > d.silence else d.silence) for d in decodes]
+    alone = read_all - per_page * held
     # Where P's read takes as long as the pull; up to page p nothing is pulled.
     pulled = (read_all - pull_none) / (per_page + pull_page)
     pulled = pulled if pulled > held else held
-    made: list[float] = []
     for _, _, d_plans, d_held, read_none, d_per_page, most, d_silent in decodes:
         # Where P's read takes as long as D's; up to page d nothing is read by D.
         k = (read_all - read_none) / (per_page + d_per_page)

@@ -95,7 +95,7 @@ class DecodeRows(Rows[DecodeSide]):
         """The largest k whose pages D has or has room to stage; `held`: has."""
         n = turn.cached_pages or 0
         room = float(self.loadable[i])
-        if room >= (n - held) * turn.page_size:
+        if n <= held or room >= (n - held) * turn.page_size:
             return n
         return min(n, held + max(0, int(room // turn.page_size)))
 

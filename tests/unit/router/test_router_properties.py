@@ -65,17 +65,19 @@ async def until_not_busy(w: World, sid: str) -> None:
     await eventually(lambda: not session.busy)
 
 
-async def test_many_sessions_at_once_on_engines_that_fail(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", ["round_robin", "paper", "dualpath"])
+async def test_many_sessions_at_once_on_engines_that_fail(tmp_path: Path, policy: str) -> None:
     names = [("p0", "prefill"), ("p1", "prefill"), ("d0", "decode"), ("d1", "decode")]
     engines = [Flaky(name, role, after=1 if role == "decode" else 0) for name, role in names]  # type: ignore[arg-type]
     settings: dict[str, Any] = {
         "database": str(tmp_path / "db"), "loaded_sessions": 5, "no_engine_wait_s": 5.0,
-        "max_inflight": 8, "health_interval_s": 0.01,
+        "max_inflight": 8, "health_interval_s": 0.01, "policy": policy, "split_policy": "auto",
     }  # fmt: skip
     async with world(*engines, **settings) as w:
         rngs = [random.Random(seed) for seed in range(SESSIONS)]
         await asyncio.gather(*(one_session(w, rng) for rng in rngs))
         await w.idle()
+        assert w.router.loop.policy_failures == 0
         bodies = w.engines[2].bodies + w.engines[3].bodies
         failed = sum(bool(w.engines[2].fault_of(body["rid"])) for body in bodies)
         assert len(bodies) >= SESSIONS * TURNS

@@ -154,13 +154,19 @@ def _named(engine: Engine, name: str) -> Engine:
     return Engine(**{**engine.__dict__, "name": name})
 
 
+def _turn_view(i: int, tokens: int, pages: int | None, output: int, overtaken: int) -> TurnView:
+    """As the router makes them: of a turn without a plan neither pages nor their size are known."""
+    more = {"output_tokens": output, "overtaken": overtaken}
+    if pages is None:
+        return turn(i, None, tokens, page_size=0, no_plan="no store", **more)
+    return turn(i, min(pages, (tokens - 1) // PAGE), tokens, **more)
+
+
 turn_views = st.builds(
-    lambda i, tokens, pages, output, overtaken: turn(
-        i, min(pages, (tokens - 1) // PAGE), tokens, output_tokens=output, overtaken=overtaken
-    ),
+    _turn_view,
     st.integers(0, 10**6),
     st.integers(1, 12_000),
-    st.integers(0, 750),
+    st.one_of(st.none(), st.integers(0, 750), st.integers(0, 750)),
     st.integers(0, 500),
     st.sampled_from([0, 0, 0, 1000]),
 )
