@@ -90,7 +90,7 @@ class PlacementLoop:
         return len(self._waiting)
 
     def turns_on(self, name: EngineId) -> int:
-        """Turns that the engine has not ended; a prefill engine has at the first token."""
+        """Turns that are placed on the engine and have not ended."""
         return self._fleet.turns_on(Rank(name))
 
     def reading_tokens(self, name: EngineId) -> int:

@@ -38,10 +38,12 @@ class Part:
 
 @dataclass(slots=True)
 class Account:
-    """turns: of the router, not over here as far as it knows. over: those that are, until the
-    engine's reports are known to be without them; true: the last one has it. boot_nonce, number:
-    of the last report."""
+    """placed: turns of the router that have not ended. turns: those that are not over here, as far
+    as it knows (at the first token P is done). over: those that are, until the engine's reports
+    are known to be without them; true: the last one has it. boot_nonce, number: of the last
+    report."""
 
+    placed: int = 0
     turns: dict[RequestId, Part] = field(default_factory=dict)
     over: dict[RequestId, bool] = field(default_factory=dict)
     boot_nonce: str = ""

@@ -67,9 +67,9 @@ class Fleet:
         return len(self._turns)
 
     def turns_on(self, rank: Rank) -> int:
-        """Turns of this router that are not over there."""
+        """Turns of this router that are placed there and have not ended."""
         columns, i = self._rows[rank]
-        return len(columns.accounts[i].turns)
+        return columns.accounts[i].placed
 
     def reading_tokens(self, rank: Rank) -> int:
         columns, i = self._rows[rank]
@@ -138,6 +138,8 @@ class Fleet:
             self._charge(placed.id, first, p)
             self._charge(placed.id, second, d)
         self._turns[placed.id] = (first, second)
+        for columns, i in dict.fromkeys((first, second)):
+            columns.accounts[i].placed += 1
 
     def loaded(self, turn: RequestId) -> None:
         """Its first token is here: P is done with it, and D has nothing left to load. Twice does
@@ -167,6 +169,8 @@ class Fleet:
         if (rows := self._turns.pop(turn, None)) is None:
             return
         for row in dict.fromkeys(rows):
+            columns, i = row
+            columns.accounts[i].placed -= 1
             _over(turn, row, clean=clean)
 
     def report(self, rank: Rank, report: EngineReport, now: float) -> int | None:
@@ -219,7 +223,7 @@ class Fleet:
     def _forget(self, columns: Columns[Any], i: int) -> None:
         """The engine's row as it would be if it had never reported."""
         account = columns.accounts[i]
-        columns.accounts[i] = Account(account.turns, kv_bytes=account.kv_bytes)
+        columns.accounts[i] = Account(account.placed, account.turns, kv_bytes=account.kv_bytes)
         columns.set_base(i, None)
         columns.set_rates(i, Rate(), Rate(), Rate())
         for part in account.turns.values():
