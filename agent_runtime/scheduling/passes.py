@@ -78,8 +78,8 @@ class Pass:
         self.inflight, self.cursor = view.inflight, view.cursor
         self.is_plain = len(view.plain) > 0
         self.missing = lacking(view)
-        pools = (view.plain if self.is_plain else view.decode).pool
-        self.largest_pool = float(pools.max()) if len(pools) else 0.0
+        self.largest_prefill = _largest_pool(view.prefill)
+        self.largest_decode = _largest_pool(view.plain if self.is_plain else view.decode)
         self._planning: dict[int, tuple[int, int]] = {}
         if view.mixed:
             for rows in (self.prefill, self.decode):
@@ -244,14 +244,19 @@ def _refusal(state: Pass, turn: TurnView) -> Refused | Wait | None:
         if state.now - turn.arrived >= state.view.no_engine_wait_s:
             return Refused(turn.id, state.missing)
         return Wait(state.missing)
-    need = kv_tokens(turn)
-    if need > state.largest_pool:
-        return Refused(
-            turn.id,
-            f"prompt and output are {need} tokens, the largest KV pool of a decode engine has "
-            f"{state.largest_pool:.0f}",
-        )
+    tokens, kv = turn.prompt_tokens, kv_tokens(turn)
+    if tokens > state.largest_prefill:
+        pool = f"the largest KV pool of a prefill engine has {state.largest_prefill:.0f}"
+        return Refused(turn.id, f"the prompt has {tokens} tokens, {pool}")
+    if kv > state.largest_decode:
+        pool = f"the largest KV pool of an engine that decodes has {state.largest_decode:.0f}"
+        return Refused(turn.id, f"prompt and output are {kv} tokens, {pool}")
     return None
+
+
+def _largest_pool(side: Side) -> float:
+    """In tokens; without end where there are no engines, or some that do not say."""
+    return float(side.pool.max()) if len(side) else float("inf")
 
 
 def _limit(state: Pass) -> Wait | None:

@@ -206,8 +206,11 @@ def test_the_side_with_the_shorter_reading_queue_reads_all() -> None:
 
 
 def test_one_that_fits_no_engine_is_refused_at_once() -> None:
-    engines = [P0, Engine("d0", "decode", free=10, pool=70)]
-    decisions = schedule(engines, [turn(0, 0, 60, output_tokens=11), turn(1, 0, 60)])
-    assert isinstance(decisions[0], Refused)
-    assert "largest KV pool" in decisions[0].reason
-    assert isinstance(decisions[1], Waiting)
+    engines = [Engine("p0", "prefill", pool=65), Engine("d0", "decode", free=10, pool=70)]
+    turns = [turn(0, 0, 60, output_tokens=11), turn(1, 0, 66), turn(2, 0, 60)]
+    large_output, large_prompt, fits = schedule(engines, turns)
+    assert isinstance(large_output, Refused)
+    assert "engine that decodes has 70" in large_output.reason
+    assert isinstance(large_prompt, Refused)
+    assert "prefill engine has 65" in large_prompt.reason
+    assert isinstance(fits, Waiting)
