@@ -10,7 +10,7 @@ The lists are made once for a pass, for a turn like those that wait are on the a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from agent_runtime.scheduling.predict import (
 )
 from agent_runtime.scheduling.room import kv_tokens, load_tokens
 from agent_runtime.scheduling.shortlist import Shortlist
-from agent_runtime.scheduling.view import Flags, Side, TurnView
+from agent_runtime.scheduling.view import Flags, Rank, Side, TurnView
 from dualpath_sglang.contract.ids import RequestId
 
 WIDTH = 3
@@ -68,12 +68,14 @@ class Candidates:
                 return [], []
             lists = _Lists(state, turn, *marked, WIDTH)
             p_rows, d_rows = lists.prefill.rows, lists.decode.rows
+        if turn.staged is not None and turn.staged not in turn.held:
+            _add(d_rows, _marked(decode.side, [turn.staged], self._all[1]), d_fits)
         if turn.held:
             few = len(d_rows)
-            _add(d_rows, _holders(decode.side, turn, self._all[1]), d_fits)
+            _add(d_rows, _marked(decode.side, turn.held, self._all[1]), d_fits)
             if len(d_rows) > few:
                 _add(p_rows, lists.pulling.first(PULLING, p_fits), p_fits)
-            _add(p_rows, _holders(prefill.side, turn, self._all[0]), p_fits)
+            _add(p_rows, _marked(prefill.side, turn.held, self._all[0]), p_fits)
         return p_rows, d_rows
 
     def placed(self, p: int, d: int) -> None:
@@ -131,9 +133,9 @@ def _typical(waiting: Sequence[TurnView]) -> TurnView:
     return TurnView(RequestId(""), tokens, tokens, 0.0, pages, page)
 
 
-def _holders(side: Side, turn: TurnView, marked: Flags) -> Rows:
-    """The marked engines that hold pages of the turn."""
-    rows = [i for rank in turn.held if (i := side.index.get(rank)) is not None]
+def _marked(side: Side, ranks: Iterable[Rank], marked: Flags) -> Rows:
+    """Those of the ranks that are of this role and marked."""
+    rows = [i for rank in ranks if (i := side.index.get(rank)) is not None]
     return [i for i in rows if marked[i]]
 
 

@@ -5,7 +5,8 @@
     D  with room ─────────────────────────────┘
 
 In a small fleet all pairs are predicted, in a large one those of `candidates`. Predictions that
-differ by less than they are worth count as equal, and the engines with fewer tokens win.
+differ by less than they are worth count as equal: then the decode engine wins that the prefix was
+staged on, then the engines with fewer tokens.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ def _choice(state: Pass, turn: TurnView, scored: list[Scored]) -> Choice:
     scored.sort()
     equal = good_enough(scored[0][0])
     best = min((one for one in scored if one[0] <= equal), key=_fewest_tokens)
+    if turn.staged is not None:
+        staged = state.decode.side.index.get(turn.staged)
+        there = [one for one in scored if one[0] <= equal and one[3] == staged]
+        best = min(there, key=_fewest_tokens, default=best)
     ttft, _, p, d = best
     k, words = choose_path(state, turn, p, d, default="best")
     shown = [best, *(one for one in scored[:ALTERNATIVES] if one is not best)][:ALTERNATIVES]

@@ -197,6 +197,14 @@ def test_pages_in_memory_attract_until_the_engine_is_busy() -> None:
     assert pair([p(0), d(0), d(1, free=1000)], at_d1) == ("p0", "d0"), "no room: elsewhere"
 
 
+def test_the_engine_that_the_prefix_was_staged_on_is_preferred_not_forced() -> None:
+    engines = [p(0), *[d(i) for i in range(9)], d(9, tok=50)]
+    staged = turn(0, 100, 1700, staged=engines[-1].rank)
+    assert pair(engines, staged) == ("p0", "d9")
+    assert pair([*engines[:-1], d(9, store_queue=3000)], staged) == ("p0", "d0")
+    assert pair([*engines[:-1], d(9, free=100)], staged) == ("p0", "d0")
+
+
 def test_who_reads_what() -> None:
     engines = [p(0), d(0)]
     (both,) = place(engines, turn(0, 100, 1700))
